@@ -113,30 +113,42 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int
 
 
 def longest_prompt(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest prompt; 0 without records.
+    """Tokens of the longest prompt; 0 without records."""
+    return _longest(list({record.context_id: record.prompt for record in records}.values()), tokenizer, True)
+
+
+def longest_demonstration(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest prompt with its demonstration; 0 without records."""
+    return _longest([[*record.prompt, *(record.completion or [])] for record in records], tokenizer, False)
+
+
+def _longest(prompts: Sequence[Messages], tokenizer: PreTrainedTokenizerBase, is_open: bool) -> int:
+    """Tokens of the longest text that a chat template writes.
 
     A token stands for at least one byte of text. So prompts are tokenised in descending order of bytes, until no other
     can have more tokens than the longest found. Characters alone do not show which prompt is longest: rare characters
     take one token per byte, common words one token per four or five.
+
+    Args:
+        is_open: whether an answer follows.
     """
-    prompts = list({record.context_id: record.prompt for record in records}.values())
-    bounds = _most_tokens(prompts, tokenizer)
+    bounds = _most_tokens(prompts, tokenizer, is_open)
     order = sorted(range(len(prompts)), key=lambda i: -bounds[i])
     longest = 0
     for start in range(0, len(order), PROMPTS_AT_ONCE):
         rows = order[start : start + PROMPTS_AT_ONCE]
         if bounds[rows[0]] <= longest:
             break
-        texts = [_rendered(tokenizer, prompts[i]) for i in rows]
+        texts = [_rendered(tokenizer, prompts[i], is_open) for i in rows]
         longest = max(longest, *map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
     return longest
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> str:
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Messages, is_open: bool) -> str:
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=is_open, tokenize=False)
 
 
-def _most_tokens(prompts: Sequence[Messages], tokenizer: PreTrainedTokenizerBase) -> list[float]:
+def _most_tokens(prompts: Sequence[Messages], tokenizer: PreTrainedTokenizerBase, is_open: bool) -> list[float]:
     """An upper bound on the tokens of each prompt: its bytes after the tokenizer's normaliser, plus the template's.
 
     The template's share is measured on the first prompt of each sequence of roles. Tokenizers that are not written in
@@ -152,7 +164,7 @@ def _most_tokens(prompts: Sequence[Messages], tokenizer: PreTrainedTokenizerBase
         size = sum(len(normalised(message["content"]).encode()) for message in prompt)
         roles = tuple(message["role"] for message in prompt)
         if roles not in added:
-            added[roles] = len(normalised(_rendered(tokenizer, prompt)).encode()) - size
+            added[roles] = len(normalised(_rendered(tokenizer, prompt, is_open)).encode()) - size
         bounds.append(size + max(added[roles], 0) + SLACK_BYTES)
     return bounds
 

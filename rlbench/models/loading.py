@@ -1,12 +1,15 @@
 """Finds the folder or hub id of a configured model, and loads its weights and tokenizer."""
 
+import inspect
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -28,6 +31,7 @@ from rlbench.config.schema import TEMPLATE_DATE, FileModelConfig, ModelConfig
 from rlbench.data.record import RankedListDataset
 from rlbench.models.generation import forget_decoding
 from rlbench.models.prompt_form import BEGIN, MERGE, PLAIN, given_template, merged_system
+from rlbench.models.shared_prompt import has_relative_positions
 from rlbench.models.sources import BESIDE_WEIGHTS, TEMPLATES, is_local
 from rlbench.models.templates import pin_date, random_parts
 
@@ -260,7 +264,8 @@ def max_positions(source: str | Path) -> int | None:
             "prompt; give another model.path"
         )
     # ALiBi and recurrent models have no limit. Multimodal models keep it in their text_config.
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    text = config.get_text_config()
+    limit = None if getattr(text, "alibi", False) else getattr(text, "max_position_embeddings", None)
     if limit is not None and number_problem(limit, COUNT):
         raise BadInput(
             f"the config.json of '{source}' has max_position_embeddings = {limit!r}, but it must be a whole number "
@@ -319,4 +324,27 @@ def load_model(source: str | Path, dtype: str) -> PreTrainedModel:
             f"cannot build a model from the config.json and the weights of '{source}': {_one_line(error)}"
         ) from error
     forget_decoding(model)
+    fix_positions(model)
     return model
+
+
+def fix_positions(model: PreTrainedModel) -> None:
+    """Make a model with absolute positions count them from each row's first token, whatever padding is before it."""
+    if not has_relative_positions(model):
+        model.base_model.register_forward_pre_hook(_count_from_first_token, with_kwargs=True)
+
+
+def _count_from_first_token(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Give a backbone the positions of its tokens, counted from each row's first token.
+
+    GPT-2 and its like count the padding before a prompt if nobody gives positions. The log-probabilities of a list
+    would then depend on the other prompts of its batch, and differ from those that it was sampled with.
+    """
+    ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
+    takes = "position_ids" in inspect.signature(type(module).forward).parameters
+    if not takes or ids is None or mask is None or mask.dim() != 2 or kwargs.get("position_ids") is not None:
+        return None
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.size(1) :]
+    return args, kwargs | {"position_ids": positions}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
+ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
+"""Kinds of layers in which a token sees other tokens. Linear attention and convolutions are not among them."""
 BACKWARD = 2
 """A backward pass needs this many times the operations of its forward pass."""
 
@@ -40,13 +42,14 @@ class ModelShape:
         experts = getattr(config, "num_experts_per_tok", None) or 0
         linear = sum(weight.numel() for weight in weights if weight.dim() == 2)
         linear += sum(experts * weight[0].numel() for weight in weights if weight.dim() == 3)  # stacked by expert
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None)
+        if not heads:  # a state-space model: its scan is no matrix product
+            return cls(linear, head.weight.numel(), 0, ())
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
         kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
         window = getattr(config, "sliding_window", None)
-        windows = tuple(
-            window if kind == "sliding_attention" else None for kind in kinds if kind.endswith("_attention")
-        )
-        return cls(linear, head.weight.numel(), config.num_attention_heads * size, windows)
+        windows = tuple(window if kind == "sliding_attention" else None for kind in kinds if kind in ATTENTION)
+        return cls(linear, head.weight.numel(), heads * size, windows)
 
     def forward(self, before: Sequence[int], new: Sequence[int], scored: int) -> int:
         """Operations of a forward pass.

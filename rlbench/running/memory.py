@@ -20,7 +20,7 @@ from rlbench.data.stored import column
 from rlbench.evaluation.lengths import longest_of
 from rlbench.models.loading import load_tokenizer, locate_model
 from rlbench.running.memory_generation import evaluation, rollout
-from rlbench.running.memory_shape import Shape, shape_of
+from rlbench.running.memory_shape import Shape, UnknownShape, shape_of
 from rlbench.running.memory_updates import (
     Pass,
     bytes_of_weights,
@@ -221,6 +221,8 @@ def estimate_or_reason(
     """Return `estimate_run`, or the reason why it failed."""
     try:
         return estimate_run(config, dataset, source, tokenizer, processes)
+    except UnknownShape as error:
+        return NoEstimate(str(error))
     except Exception as error:  # a model's config and code may raise anything; an estimate never stops a run
         return NoEstimate(f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}")
 

@@ -9,6 +9,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from rlbench.models import group_attention, prompt_cache, shared_prompt
 
 
+class UnknownShape(ValueError):
+    """The formulas of memory do not cover a model."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a decoder, and the paths that it can take.
@@ -43,12 +47,15 @@ def shape_of(model: PretrainedConfig) -> Shape:
     """Return the shape of a model of any architecture, without creating weights.
 
     Raises:
+        UnknownShape: the model has no attention.
         ValueError, AttributeError, TypeError: if the config does not contain its sizes. Code from a model's own folder
             may raise anything.
     """
     with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(model)
     text = model.get_text_config()  # maps names such as GPT-2's n_embd to the usual ones
+    if not getattr(text, "num_attention_heads", None):
+        raise UnknownShape(f"the memory of {type(made).__name__}, a model without attention, is not known")
     heads, size = text.num_attention_heads, getattr(text, "head_dim", None)
     size = size or text.hidden_size // heads
     return Shape(

@@ -13,7 +13,7 @@ from rlbench.config.schema import Config
 from rlbench.data.checks import check_dataset
 from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.judging import Criteria, choose_contexts, make_criteria
-from rlbench.evaluation.lengths import longest_of
+from rlbench.evaluation.lengths import longest_demonstration_of, longest_of
 from rlbench.evaluation.prompts import check_prompts, form_notice
 from rlbench.models.generation import notices
 from rlbench.models.loading import check_model, load_tokenizer, locate_model, max_positions
@@ -81,7 +81,8 @@ def prepare(config: Config) -> Session:
     special = special_lines(dataset.catalog.lines(), tokenizer)
     if special:
         console.print(f"note: {special_words(special, dataset.item)}", style="yellow", markup=False, soft_wrap=True)
-    positions = readable(config.generation, max_positions(source))
+    own_positions = max_positions(source)
+    positions = readable(config.generation, own_positions)
     if problems := check_prompts(dataset, tokenizer, config.model, source):
         raise BadInput(*problems)
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
@@ -89,6 +90,7 @@ def prepare(config: Config) -> Session:
     if "sft" in config.stages or needs_demonstrations(config):
         problems += check_ends(dataset.splits["sft"], tokenizer, config.trainer.sft.max_length, source)
         problems += check_special(dataset.splits["sft"], special)
+        problems += check_demonstrations(dataset.splits["sft"], tokenizer, config.trainer.sft.max_length, own_positions)
     if problems:
         raise BadInput(*problems)
     criteria = make_criteria(config.matching, dataset, config.dataset.list_length)
@@ -158,3 +160,18 @@ def check_lengths(
                 "generation.max_new_tokens"
             )
     return problems
+
+
+def check_demonstrations(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int, positions: int | None
+) -> list[str]:
+    """Check that the longest demonstration, as it is trained on, fits the model."""
+    if positions is None or max_length <= positions:
+        return []
+    longest = min(longest_demonstration_of(records, tokenizer), max_length)
+    if longest <= positions:
+        return []
+    return [
+        f"sft: a demonstration with its prompt has {longest} tokens, which is more than the model's {positions} "
+        f"positions; use trainer.sft.max_length={positions}, which truncates such demonstrations"
+    ]

@@ -3,7 +3,7 @@
 import json
 from functools import cache
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rlbench.data.mini import read_films
@@ -74,3 +74,34 @@ def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
 
 
 KINDS = ("gpt2", "titles", "cl100k", "sentencepiece")
+
+
+def unigram_like() -> PreTrainedTokenizerFast:
+    """SentencePiece's Unigram with byte fallback, which begins its texts with BOS and has no padding (T5, Gemma)."""
+    learner = Tokenizer(models.Unigram())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    trainer = trainers.UnigramTrainer(vocab_size=VOCABULARY, show_progress=False, unk_token="<unk>")
+    learner.train_from_iterator([line for text in _corpus() for line in text.split("\n")], trainer)
+    learned = [piece for piece in json.loads(learner.to_str())["model"]["vocab"] if piece[0] != "<unk>"]
+    pieces = [(piece, 0.0) for piece in ("<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)))]
+    tokenizer = Tokenizer(models.Unigram([*pieces, *map(tuple, learned)], unk_id=0, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def end_alone() -> PreTrainedTokenizerFast:
+    """GPT-2's own: one special token, which is BOS, EOS and unknown, and no padding."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    end = "<|endoftext|>"
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[end],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end)

@@ -62,7 +62,7 @@ def test_as_attention_over_copies(heads: int, shared: int, of: list[int], padded
         torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
-COPIES = {"qwen2_sliding", "mistral_sliding", "gemma2", "gemma3", "bloom", "falcon"}
+COPIES = {"qwen2_sliding", "mistral_sliding", "gemma2", "gemma3", "bloom", "falcon", "falcon_alibi", "falcon_groups"}
 """Families whose layers see a window of tokens, or whose attention is not transformers' `sdpa` function."""
 
 

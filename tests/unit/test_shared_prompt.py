@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from rlbench.models.shared_prompt import prompt_rows, reason_against, shared_scores
+from rlbench.models.loading import fix_positions
+from rlbench.models.shared_prompt import has_relative_positions, prompt_rows, reason_against, shared_scores
 from rlbench.models.token_head import LogitRule
-from tests.helpers_models import FAMILIES, HIDDEN, VOCABULARY, only_float64, tiny_model
+from tests.helpers_models import FAMILIES, HIDDEN, RECURRENT, VOCABULARY, only_float64, tiny_model
 
 TEMPERATURE = 0.7
 
@@ -74,6 +75,25 @@ def test_as_a_plain_pass(family: str, recompute: bool, monkeypatch: pytest.Monke
     torch.testing.assert_close(found.logps, logps[:, :length], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.entropies, entropies[:, :length], rtol=1e-9, atol=1e-9)
     assert worst(wanted, got) < 1e-9
+
+
+@pytest.mark.parametrize("family", FAMILIES | RECURRENT)
+def test_padding_before_a_prompt_has_no_effect(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In plain passes, each completion alone and all together, and with shared prompts."""
+    only_float64(monkeypatch)
+    model, (prompt, prompt_mask, tokens, mask) = tiny_model(family), batch()
+    fix_positions(model)
+    with torch.no_grad():
+        alone = torch.zeros(tokens.shape, dtype=torch.float64)
+        for row in range(len(prompt)):
+            before, own = prompt[row, prompt_mask[row] == 1][None], tokens[row, mask[row] == 1][None]
+            logps, *_ = plain(model, before, torch.ones_like(before), own, torch.ones_like(own))
+            alone[row, : own.size(1)] = logps[0]
+        torch.testing.assert_close(plain(model, prompt, prompt_mask, tokens, mask)[0], alone, rtol=1e-9, atol=1e-9)
+        if family in FAMILIES:
+            rows = prompt_rows(prompt, prompt_mask, tokens, mask, trims_prompts=has_relative_positions(model))
+            found = shared_scores(model, rows, LogitRule.of(model, TEMPERATURE), wants_entropy=False).logps
+            torch.testing.assert_close(found, alone[:, : found.size(1)], rtol=1e-9, atol=1e-9)
 
 
 def test_a_prompt_is_found_once_and_padding_is_cut() -> None:
