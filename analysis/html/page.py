@@ -17,6 +17,7 @@ from analysis.collection import Collection
 from analysis.collection.origins import origins
 from analysis.html.budgets import budgets
 from analysis.html.cautions import caution_section, problem_lines
+from analysis.html.contexts import context_data, known_contexts
 from analysis.html.curve_data import curve_data
 from analysis.html.grid import folded, lines, section
 from analysis.html.markup import Html, breakable, join, json_block, tag
@@ -32,10 +33,11 @@ from analysis.tables.cautions import cautions
 from analysis.tables.headline import Headline, headline_of, ranking_metric, rule_notes, sentences
 from analysis.tables.model import UNEQUAL, Table
 from rlbench.base.program import as_started
+from rlbench.lists.metric_catalogue import metric_title
 
 SCRIPTS = (
     *("dom.js", "nav.js", "sorting.js", "export.js", "rows.js", "chart.js", "multiples.js", "heat.js", "lists.js"),
-    "main.js",
+    *("contexts.js", "main.js"),
 )
 STYLE = "style.css"
 
@@ -59,9 +61,11 @@ def group_page(group: Collection, table: Table, folder: Path, problems: Sequence
     data = {
         "rows": [look.as_data() for look in rows],
         "headline": metric,
+        "metricTitle": metric_title(metric),
         "score": [round(scores[look.label], 6) for look in rows],
         "curves": curves,
         "samples": samples,
+        "contexts": context_data(group, rows, folder, metric, known_contexts(samples)) if len(rows) > 1 else None,
         "latex": LATEX,
     }
     body = {
@@ -69,6 +73,7 @@ def group_page(group: Collection, table: Table, folder: Path, problems: Sequence
         "warnings": caution_section(cautions(group, table, names, found, headline, problems), problems),
         "results": results(group, table, headline, by_label, found),
         "curves": _drawn("curves", "Curves") if curves["series"] else None,
+        "contexts": _drawn("contexts", "Contexts: where does one row win?") if data["contexts"] else None,
         "ranks": _drawn("ranks", "Ranks over training") if curves["heat"] else None,
         "lists": _drawn("lists", "Lists") if samples["greedy"] or samples["groups"] else None,
         "settings": config_differences(group, rows),

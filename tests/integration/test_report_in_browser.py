@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="pip install playwright (requirements.txt)")
 
+import pandas as pd
 from playwright.sync_api import Browser
 
 from analysis.collection import collect
@@ -62,7 +63,8 @@ def test_it_loads_without_a_word_and_without_a_request(browser: Browser, page_fi
     with Opened(browser, page_file) as opened:
         sections = opened.page.locator("main > section").evaluate_all("all => all.map((one) => one.id)")
         assert sections == [
-            "summary", "warnings", "results", "curves", "ranks", "lists", "settings", "budgets", "runs", "provenance",
+            "summary", "warnings", "results", "curves", "contexts", "ranks", "lists", "settings", "budgets", "runs",
+            "provenance",
         ]  # fmt: skip
         for name in sections:
             opened.page.locator(f"nav a[href='#{name}']").click()
@@ -257,7 +259,7 @@ def test_a_pointer_on_the_curves_tells_the_measured_values(
     browser: Browser, page_file: Path, data: dict[str, Any]
 ) -> None:
     with Opened(browser, page_file) as opened:
-        chart = opened.page.locator("svg.chart")
+        chart = opened.page.locator("#curves-panel svg.chart")
         chart.scroll_into_view_if_needed()
         box = chart.bounding_box()
         assert box is not None
@@ -291,7 +293,7 @@ def test_the_numbers_of_the_curves_are_those_of_the_runs(page_file: Path, data: 
 
 def test_arrow_keys_read_the_curves_and_the_reading_is_spoken(browser: Browser, page_file: Path) -> None:
     with Opened(browser, page_file) as opened:
-        opened.page.locator("svg.chart").focus()
+        opened.page.locator("#curves-panel svg.chart").focus()
         opened.page.keyboard.press("End")
         assert read_tip(opened)[0] == 100
         opened.page.keyboard.press("ArrowLeft")
@@ -307,7 +309,7 @@ def test_curves_by_what_they_cost_and_of_another_metric(
     with Opened(browser, page_file) as opened:
         opened.page.locator("#curves-panel select").last.select_option("completions")
         opened.page.locator("#curves-panel select").first.select_option("train/entropy")
-        opened.page.locator("svg.chart").focus()
+        opened.page.locator("#curves-panel svg.chart").focus()
         opened.page.keyboard.press("End")
         x, values = read_tip(opened)
         assert x == 64 * 100
@@ -321,15 +323,15 @@ def test_more_than_four_rows_are_named_at_their_ends_and_have_panels(browser: Br
     }
     write_full_sweep(tmp_path / "runs", gains, seeds=2, contexts=6, updates=50, samples=1)
     with Opened(browser, write_page(tmp_path / "runs", tmp_path)) as opened:
-        bands, panels = opened.page.locator("svg.chart [data-band]"), opened.page.locator("svg.mini")
+        bands, panels = opened.page.locator("#curves-panel svg.chart [data-band]"), opened.page.locator("svg.mini")
         assert bands.count() == 6 and all(one.get_attribute("visibility") == "hidden" for one in bands.all())
         assert panels.count() == 6 == panels.locator("[data-band]").count()
-        names = opened.page.locator("svg.chart text.name")
+        names = opened.page.locator("#curves-panel svg.chart text.name")
         assert sorted(names.all_text_contents()) == sorted(f"{name.replace('-', ' · ')}" for name in gains)
         places = sorted(float(str(one.get_attribute("y"))) for one in names.all())
         assert min(b - a for a, b in pairwise(places)) >= 13
         opened.page.locator("#curves-panel .legend button", has_text="dapo").hover()
-        assert opened.page.locator("svg.chart [data-band][visibility=visible]").count() == 1
+        assert opened.page.locator("#curves-panel svg.chart [data-band][visibility=visible]").count() == 1
         for name in ("grpo", "sapo"):
             opened.page.locator("#curves-panel .legend button", has_text=f"{name} ·").first.click()
         assert bands.count() == 4 and bands.first.get_attribute("visibility") is None and panels.count() == 0
@@ -339,14 +341,53 @@ def test_more_than_four_rows_are_named_at_their_ends_and_have_panels(browser: Br
 
 def test_the_legend_hides_rows(browser: Browser, page_file: Path) -> None:
     with Opened(browser, page_file) as opened:
-        assert opened.page.locator("svg.chart g[data-row]").count() == 4
+        assert opened.page.locator("#curves-panel svg.chart g[data-row]").count() == 4
         opened.page.locator("#curves-panel .legend button", has_text="gspo").click()
-        assert opened.page.locator("svg.chart g[data-row]").count() == 3
-        opened.page.locator("svg.chart").focus()
+        assert opened.page.locator("#curves-panel svg.chart g[data-row]").count() == 3
+        opened.page.locator("#curves-panel svg.chart").focus()
         opened.page.keyboard.press("End")
         assert not any(name.startswith("gspo") for name in read_tip(opened)[1])
         opened.page.locator("#curves-panel .legend button", has_text="none").click()
-        assert opened.page.locator("svg.chart g[data-row]").count() == 0
+        assert opened.page.locator("#curves-panel svg.chart g[data-row]").count() == 0
+        assert opened.said == []
+
+
+def test_two_rows_are_compared_context_by_context(browser: Browser, page_file: Path) -> None:
+    frames = {
+        label: [pd.read_parquet(file) for file in sorted(page_file.parent.glob(f"runs/mini/mini-tiny/{label}/*/pred*"))]
+        for label in ("gspo-relevance", "grpo-relevance")
+    }
+    means = {
+        label: pd.concat([one.groupby("context_id")["ndcg@10"].mean() for one in own], axis=1).mean(axis=1)
+        for label, own in frames.items()
+    }
+    difference = means["gspo-relevance"] - means["grpo-relevance"]
+    with Opened(browser, page_file) as opened:
+        panel = opened.page.locator("#contexts-panel")
+        for name in ("Row A", "Row B"):
+            label = "gspo · relevance" if name == "Row A" else "grpo · relevance"
+            panel.get_by_label(name).select_option(label=label)
+        told = panel.locator("[aria-live]").first.inner_text()
+        ahead, behind = int((difference > 0).sum()), int((difference < 0).sum())
+        assert f"gspo · relevance is ahead in {ahead} of 30 contexts" in told and f"relevance in {behind};" in told
+        first = panel.locator("tbody tr").first
+        assert first.locator("th").inner_text() == difference.idxmax()
+        assert float(first.locator("td").first.inner_text()) == pytest.approx(
+            means["gspo-relevance"][difference.idxmax()], abs=1e-3
+        )
+        cards = panel.locator(".two .card")
+        assert [one.split("\n")[0] for one in cards.all_inner_texts()] == ["A: gspo · relevance", "B: grpo · relevance"]
+        second = panel.locator("tbody tr").nth(1)
+        second.get_by_role("button").press("Enter")
+        assert second.get_attribute("aria-current") == "true"
+        assert second.locator("th").inner_text() in panel.locator(".context").inner_text()
+        panel.get_by_label("Contexts where").select_option("b")
+        assert panel.locator("tbody tr").first.locator("th").inner_text() == difference.idxmin()
+        panel.locator("svg.chart").press("Home")
+        opened.page.keyboard.press("Enter")
+        assert difference.idxmax() in panel.locator(".context").inner_text()
+        panel.get_by_label("Row B").select_option(label="gspo · relevance")
+        assert "Choose two different rows" in panel.inner_text()
         assert opened.said == []
 
 

@@ -11,6 +11,20 @@ function verdictOf(name) {
   return VERDICTS[name] || ["·", name];
 }
 
+// The key of the verdicts' signs and words.
+function verdictKey() {
+  return element("div", { class: "verdictkey" }, Object.entries(VERDICTS).map(([name, [sign, word]]) => element("span", { class: name },
+    element("span", { class: "sign", "aria-hidden": "true" }, sign), " ", element("span", { class: "word" }, word))));
+}
+
+// One rank of a list.
+function rankItem(k, title, verdict, bar = null) {
+  const [sign, word] = verdictOf(verdict);
+  return element("li", { class: verdict }, element("span", { class: "rank" }, `${k + 1}.`),
+    element("span", { class: "sign", "aria-hidden": "true" }, sign), element("span", { class: "film" }, title),
+    element("span", { class: "word" }, word), bar);
+}
+
 function unique(values) {
   return [...new Set(values)];
 }
@@ -19,9 +33,7 @@ class Lists {
   constructor(panel, data) {
     this.data = data;
     this.samples = data.samples;
-    const key = Object.values(VERDICTS).map(([sign, word], i) => element("span", { class: Object.keys(VERDICTS)[i] },
-      element("span", { class: "sign", "aria-hidden": "true" }, sign), " ", element("span", { class: "word" }, word)));
-    panel.append(element("div", { class: "verdictkey" }, key));
+    panel.append(verdictKey());
     if (this.samples.greedy.length) this.greedy(panel);
     if (this.samples.groups.length) this.groups(panel);
     const seeds = unique(this.samples.seeds);
@@ -39,12 +51,8 @@ class Lists {
   }
 
   rank([title, verdict, reward, advantage], k, most) {
-    const name = this.samples.verdicts[verdict];
-    const [sign, word] = verdictOf(name);
     const bar = advantage === undefined ? null : this.advantage(reward, advantage, most);
-    return element("li", { class: name }, element("span", { class: "rank" }, `${k + 1}.`),
-      element("span", { class: "sign", "aria-hidden": "true" }, sign),
-      element("span", { class: "film" }, this.samples.titles[title]), element("span", { class: "word" }, word), bar);
+    return rankItem(k, this.samples.titles[title], this.samples.verdicts[verdict], bar);
   }
 
   advantage(reward, advantage, most) {

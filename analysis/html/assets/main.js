@@ -15,7 +15,7 @@ function start() {
   document.querySelectorAll("nav").forEach(makeNavigation);
   const filter = document.getElementById("filter");
   if (filter !== null) makeFilter(filter, document.getElementById("every-run"), document.getElementById("filtered"));
-  const parts = [["curves-panel", Chart], ["ranks-panel", HeatMaps], ["lists-panel", Lists]];
+  const parts = [["curves-panel", Chart], ["contexts-panel", Contexts], ["ranks-panel", HeatMaps], ["lists-panel", Lists]];
   for (const [id, Part] of parts) {
     const panel = document.getElementById(id);
     if (panel !== null) new Part(panel, data);

@@ -49,7 +49,7 @@ function legend(data, candidates, shown, changed, pointed) {
     buttons.set(row, element("button", { type: "button", ...events }, swatchOf(data.rows[row]), data.rows[row].name));
   }
   mark();
-  const box = element("div", { class: "legend", role: "group", "aria-label": "Rows shown" }, [...buttons.values()]);
+  const box = element("div", { class: candidates.length > ALL_SHOWN ? "legend many" : "legend", role: "group", "aria-label": "Rows shown" }, [...buttons.values()]);
   if (candidates.length < 4) return box;
   const best = Math.min(FIRST_SHOWN, candidates.length - 1);
   const short = (text, rows) => element("button", { type: "button", class: "small", onclick: () => set(rows) }, text);
