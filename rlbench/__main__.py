@@ -7,6 +7,7 @@ from rlbench import __version__
 from rlbench.base.errors import nearest
 
 COMMANDS = {
+    "demo": ("rlbench.demo", "main", "two methods trained and compared in about a minute; needs nothing else"),
     "run": ("rlbench.run", "start", "run one cell or a sweep (zero-shot, SFT, RL, test); skips what is done"),
     "status": ("analysis.status", "main", "progress of each cell of a sweep, and the commands that complete it"),
     "report": ("analysis.report", "main", "table, figures and report.html of a folder of runs"),
@@ -36,8 +37,7 @@ usage: rlbench COMMAND ...
 
 {commands}
 
-rlbench COMMAND --help describes a command. Start with a run that takes seconds, then the small benchmark:
-  rlbench run +debug=smoke
+rlbench COMMAND --help describes a command. Start with rlbench demo, then run the small benchmark:
   rlbench run experiment=mini
   rlbench report runs/mini
 Paths are relative to the current folder. Runs go to runs/ and reports to reports/."""

@@ -144,6 +144,12 @@ def test_exact_labels_are_scipys(rng: np.random.Generator, sizes: tuple[int, int
         np.testing.assert_allclose(found.p, scipys.pvalue)
 
 
+def test_thousands_of_contexts_are_drawn_and_not_enumerated() -> None:
+    """2 to the power of this number of contexts is more than a float can hold."""
+    found = statistics.sign_flip_test(np.ones((1_100, 1)), drawn=99)
+    assert not found.exact and found.p[0] == pytest.approx(1 / 100)
+
+
 def test_the_smallest_p_is_reached(rng: np.random.Generator) -> None:
     for n in (2, 3, 5):
         a, b = rng.random((n, 1)) + 10, rng.random((n, 1))
