@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help env bench bench-full test test-slow test-slurm mutants check format docs
+.PHONY: help env demo bench bench-full test test-slow test-slurm mutants check format docs
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ $(READY): requirements.txt requirements-tests.txt requirements-baselines.txt req
 	$(BIN)/python -m pip install --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -r requirements-tests.txt -c constraints.txt
 	touch $@
+
+demo: env        ## two methods trained and compared in about a minute; too small for conclusions
+	@$(BIN)/python -m rlbench.demo
 
 # The report is made even where a cell failed; the exit status is still that of the sweep.
 bench: env       ## the embedded benchmark: table and curves in reports/mini

@@ -9,6 +9,7 @@ from rlbench.base.errors import nearest
 COMMANDS = {
     "demo": ("rlbench.demo", "main", "two methods trained and compared in about a minute; needs nothing else"),
     "run": ("rlbench.run", "start", "run one cell or a sweep (zero-shot, SFT, RL, test); skips what is done"),
+    "clone": ("rlbench.clone", "main", "continue a run from a checkpoint with changed settings, as a new run"),
     "status": ("analysis.status", "main", "progress of each cell of a sweep, and the commands that complete it"),
     "report": ("analysis.report", "main", "table, figures and report.html of a folder of runs"),
     "tables": ("analysis.tables.__main__", "main", "tables defined by a spec file, with tests against a baseline"),

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rlbench.base.errors import BadInput, OutOfMemory
 from rlbench.base.files import DiskFull
 from rlbench.base.preemption import Preempted, install
-from rlbench.base.program import CONF
+from rlbench.base.program import CONF, as_started
 from rlbench.config.places import check_places
 from rlbench.config.resolving import resolve
 from rlbench.config.schema import Config
@@ -24,11 +24,28 @@ from rlbench.runs.processes import ProcessFailed, count, is_main, leave, let_the
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> None:
+    execute(lambda: _checked(cfg))
+
+
+def _checked(cfg: DictConfig) -> Config:
+    config = resolve(cfg)
+    problems = check_values(config, count()) + check_places(config, to_write=False)
+    if config.clone is not None:
+        problems.append(as_started("clone is set by python -m rlbench.clone RUN KEY=VALUE only; remove it"))
+    if problems:
+        raise BadInput(*problems)
+    return config
+
+
+def execute(make: Callable[[], Config]) -> None:
+    """Make the config of a cell and run the cell. Exits with the code that says how it ended, unless it is done.
+
+    Args:
+        make: returns the config, or raises BadInput.
+    """
     try:
         install()
-        config = resolve(cfg)
-        if problems := check_values(config, count()) + check_places(config, to_write=False):
-            raise BadInput(*problems)
+        config = make()
         run = _load_runner()  # takes seconds, so after the checks
         run(config)
         leave()

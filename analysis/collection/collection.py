@@ -37,7 +37,9 @@ class Collection:
             attempts, peak_memory_bytes_<of>, energy_joules_<of>, reference_tokens, tokens_per_second_<phase>,
             mfu_<phase>, operations_<phase>, peak_<of>, each NaN if unknown), adopted_from (directory of the
             run of another experiment that spent the budget, else None; totals count it once, see `costs`),
-            validation.<metric> and test.<metric>.
+            validation.<metric> and test.<metric>. If there are clones: clone_of (the parent's update and row),
+            clone_changed (changed settings), parent (its directory below the folder of all runs), inherited_<key> (the
+            part of the budget that the parent spent); absent or NaN in other runs.
         queries: per-query test scores, read one run at a time (`analysis.tables.row_scores`).
         source: source of scores and curves.
         problems: excluded or unusual runs.

@@ -32,7 +32,7 @@ def total_cost(runs: pd.DataFrame, folder: Path) -> Cost:
     """Total cost of runs.
 
     A stage adopted from another experiment has the budget of the original run. It counts once: with the original, or
-    by itself if the original is not among these runs.
+    by itself if the original is not among these runs. What the parent of a clone spent counts once in the same way.
 
     Args:
         runs: as `Collection.runs`.
@@ -45,11 +45,18 @@ def total_cost(runs: pd.DataFrame, folder: Path) -> Cost:
     counted = made.drop_duplicates(["maker", "seconds"])
     shared = counted[counted["taken"]]
     return Cost(
-        seconds=float(counted["seconds"].sum()),
+        seconds=float(counted["seconds"].sum()) - _inherited(counted),
         joules=float(counted[["energy_joules_cpu", "energy_joules_gpu"]].sum().sum()),
         shared=tuple(zip(shared["run"], shared["maker"], strict=True)),
         shared_seconds=float(shared["seconds"].sum()),
     )
+
+
+def _inherited(runs: pd.DataFrame) -> float:
+    """Seconds of clones that their parents spent, where the parent is among the runs and counts by itself."""
+    if "parent" not in runs:
+        return 0.0
+    return float(runs["inherited_seconds"][runs["parent"].isin(set(runs["maker"]))].sum())
 
 
 def place_of(folder: Path, run: str) -> str:

@@ -22,6 +22,7 @@ from analysis.problems import Unusable
 from rlbench.base.digests import LIST_FILE, difference, read_list
 from rlbench.base.nested import flatten
 from rlbench.base.records import SHOWN, Damaged, RowsFile
+from rlbench.config.row_names import short_names
 from rlbench.runs import tables
 from rlbench.runs.directory import foreign_links
 from rlbench.runs.identity import config_hash
@@ -68,6 +69,8 @@ LATER_BUDGET_FIELDS = (
     *("mfu.total", "peak.operations_per_second", "peak.devices"),
 )
 """Dotted keys in a budget that may be absent or null, and are then NaN."""
+NAMED_IN_ROWS = ("algorithm", "reward")
+"""Changed settings of a clone that the name of its row has anyway."""
 MEAN_TOLERANCE = 1e-6
 """Allowed difference between result.json and the mean of the predictions, due to rounding."""
 
@@ -333,6 +336,8 @@ def _without_seeds(identity: Mapping[str, Any]) -> dict[str, Any]:
         shared["sft"] = {key: value for key, value in shared["sft"].items() if key != "seed"}
     if isinstance(shared.get("external"), dict):  # the lists of another seed are others
         shared["external"] = {key: value for key, value in shared["external"].items() if key != "sha256"}
+    if isinstance(shared.get("clone"), dict):  # the parent of another seed is another run
+        shared["clone"] = {key: value for key, value in shared["clone"].items() if key != "parent"}
     return shared
 
 
@@ -353,6 +358,13 @@ def run_row(run: FinishedRun) -> dict[str, Any]:
     row |= {f"demonstrations_{name}": _number(flat, f"demonstrations.{name}") for name in ("count", "without_end")}
     row |= {key.replace(".", "_"): _number(flat, f"budget.{key}") for key in LATER_BUDGET_FIELDS}
     row["adopted_from"] = budget.get("adopted_from")
+    if clone := result.get("clone"):
+        row["clone_of"] = f"step {clone['step']} of {clone['name']}"
+        settings = dict(word.split("=", 1) for word in clone["changed"])
+        names = short_names([key for key in settings if key not in NAMED_IN_ROWS])
+        row["clone_changed"] = ", ".join(f"{name}={settings[key]}" for key, name in names.items())
+        row["parent"] = clone["run"]
+        row |= {f"inherited_{key}": value for key, value in (budget.get("inherited") or {}).items()}
     seconds = budget["seconds"]
     row |= {"seconds": seconds["total"]} | {f"seconds_{k}": v for k, v in seconds.items() if k in PHASES}
     for split in ("validation", "test"):

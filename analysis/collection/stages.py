@@ -14,7 +14,8 @@ SHARED_STAGES = {"oracle": "oracle", "zero_shot": "zero-shot", "sft": "SFT"}
 def row_name(run: pd.Series, word: Callable[[str, str], str] = lambda column, value: value) -> str:
     """Name of the row of a run, in every table, figure and page: "grpo · relevance", "SFT".
 
-    Curves from elsewhere (`analysis.api.plots`) have no reward.
+    Curves from elsewhere (`analysis.api.plots`) have no reward. A clone names what it continues: "rank_grpo · relevance
+    ← step 20 of grpo · relevance".
 
     Args:
         run: a line of `Collection.runs`.
@@ -22,6 +23,9 @@ def row_name(run: pd.Series, word: Callable[[str, str], str] = lambda column, va
     """
     if run["stage"] != "rl":
         return shared_stage_name(str(run["stage"]), str(run["label"]))
+    if isinstance(ancestor := run.get("clone_of"), str):
+        own = " · ".join(word(column, str(run[column]).partition(" @ ")[0]) for column in ("algorithm", "reward"))
+        return f"{own}{f' ({changed})' if (changed := run['clone_changed']) else ''} ← {ancestor}"
     return " · ".join(word(column, str(run[column])) for column in ("algorithm", "reward") if run[column])
 
 

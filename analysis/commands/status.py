@@ -52,6 +52,7 @@ class CellState:
         command: command that completes it; None if none is recorded.
         attempts: its attempts in order, each as text.
         log: log of its last attempt; None if there is none.
+        clone_of: the update and the row that it continues, if it is a clone, or "".
     """
 
     run: str
@@ -65,6 +66,7 @@ class CellState:
     command: tuple[str, ...] | None = None
     attempts: tuple[str, ...] = ()
     log: Path | None = None
+    clone_of: str = ""
 
 
 def survey(folder: Path, now: float) -> list[CellState]:
@@ -134,6 +136,7 @@ def read_state(path: Path, name: str, command: tuple[str, ...] | None, now: floa
         silent=silent,
         reason=reason.strip().split("\n")[0],
         command=command or _recorded_command(path),
+        clone_of=_ancestor(path),
         attempts=tuple(_attempt(attempt, status) for attempt in attempts(path)),
         log=next((file for a in attempts(path)[-1:] for file in (a.log_file, a.output_file) if file.is_file()), None),
     )
@@ -164,6 +167,13 @@ def _recorded_command(path: Path) -> tuple[str, ...] | None:
         return None
     command = MANIFEST.read(path, REMEDY, "command")["command"]
     return ("python", *command) if command[:1] and command[0].endswith(".py") else tuple(command)
+
+
+def _ancestor(path: Path) -> str:
+    if not (path / MANIFEST.name).is_file():
+        return ""
+    clone = MANIFEST.read(path, REMEDY).get("clone")
+    return f"← step {clone['step']} of {clone['name']}" if clone else ""
 
 
 def _is_held(lock: Path) -> bool:
@@ -218,7 +228,7 @@ def _note(state: CellState) -> str:
     if state.state == RUNNING and state.silent is not None and state.silent > 60:
         return f"silent for {duration(state.silent)}"
     log = f" (log: {state.log})" if state.state == FAILED and state.log is not None else ""
-    return f"{state.reason}{log}"
+    return f"{state.clone_of} {state.reason}{log}".strip()
 
 
 def run(options: argparse.Namespace) -> int:

@@ -190,6 +190,7 @@ LATEX = {
     "≤": r"$\leq$",
     "≥": r"$\geq$",
     "→": r"$\to$",
+    "←": r"$\leftarrow$",
     "−": r"$-$",
     "–": "--",
     "†": r"$^{\dagger}$",
@@ -254,6 +255,9 @@ def _latex_interval(cell: Shown) -> str:
 GAP = 2
 """Spaces between columns of the terminal table: padding of 1 plus the box's divider."""
 
+NAME = 48
+"""Maximum width reserved for the names of rows. Longer ones wrap, such as those of clones."""
+
 WRAPPED = 24
 """Maximum width reserved for a column of words. Longer text wraps."""
 
@@ -262,6 +266,7 @@ def to_rich(sheet: Sheet, width: int) -> RenderableType:
     """A sheet for a terminal of `width` characters, split into several tables if needed. Each repeats the names."""
     rows = [(line.names, [line.group]) for line in sheet.lines]
     first = max(len(text) for names, group in rows for text in (sheet.header[0], names[0], *group))
+    first = min(first, NAME)
     for i in range(1, sheet.names):
         first += GAP + max(len(text) for names, _ in rows for text in (sheet.header[i], names[i]))
     blocks: list[list[int]] = [[]]

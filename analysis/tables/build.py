@@ -48,6 +48,8 @@ def build(
     return _Builder(folders, spec, resamples).table(problems)
 
 
+CLONE = "clone_of"
+"""Column of the run table that only clones have."""
 Compared = tuple[str, str, int]
 """A comparison: its baseline as text, its metric, and the id of its row."""
 
@@ -293,6 +295,8 @@ class _Builder(Prepared):
                 notes.append(self._family_note())
         if any(column.kind == "value" and column.of in SPENT for column in columns):
             notes.append("Updates, time and tokens are means per run of the row's own stage.")
+        if CLONE in self.runs and (clones := self.runs[self.runs[CLONE].notna()]).size:
+            notes.append(marks.clone_note(clones))
         notes += marks.row_notes(rows, self.rl, self.spec.split)
         if self.absent:
             notes.append(f"There is no finished run for: {'; '.join(self.absent)}.")

@@ -24,6 +24,9 @@ PAIRING = (
 )
 """Note on which runs of two rows a comparison uses."""
 
+CLONED = "←"
+"""Sign of a clone in the name of its row."""
+
 PERMUTED = {"labels": "labels of runs", "seeds": "signs of seeds", "contexts": "signs of contexts"}
 """`Versus.permuted` in words."""
 
@@ -100,6 +103,24 @@ def sft_note(runs: pd.DataFrame, metric: str) -> str:
     one_checkpoint = not sft.duplicated(["experiment", "dataset", "model"]).any()
     what = checkpoint_baseline_note("SFT") if one_checkpoint else PAIRING
     return f"Δ {metric} to SFT: paired difference on the same contexts. {what}"
+
+
+def clone_note(clones: pd.DataFrame) -> str:
+    """Note on rows that continue a checkpoint of another row.
+
+    Args:
+        clones: their lines of the run table.
+    """
+    spent = clones.drop_duplicates("clone_of")
+    parts = [
+        f"{run['clone_of']}: {run['inherited_updates']:,.0f} updates, {run['inherited_generated_tokens']:,.0f} "
+        "generated tokens"
+        for _, run in spent.iterrows()
+    ]
+    return (
+        f"{CLONED} A clone: it continues a checkpoint of another row with changed settings. Its budget includes what "
+        f"its parent had spent by then ({'; '.join(parts)})."
+    )
 
 
 def checkpoint_rules(runs: pd.DataFrame) -> list[str]:

@@ -12,7 +12,7 @@ from analysis.render.numbers import Interval, bounds, chance, count, share, sign
 from analysis.render.sheet import NOTHING, Line, Sheet, Shown, estimate
 from analysis.render.spreadsheet import csv_interval, csv_p, csv_text
 from analysis.tables.compare import detectable_parts
-from analysis.tables.marks import marked
+from analysis.tables.marks import CLONED, marked
 from analysis.tables.model import MARKS, MISSING, ONE_SEED, SPENT, STOPPED, UNEQUAL, Column, Made, Row, Table, Value
 from rlbench.base.durations import duration
 from rlbench.lists.metric_catalogue import metric_title
@@ -38,7 +38,7 @@ def short_sheet(table: Table) -> Sheet:
     """The columns that matter most: both metrics at the largest cut-off, differences and seeds; notes on marks only."""
     largest = {f"{metric}@{table.cutoffs[-1]}" for metric in ("recall", "ndcg")}
     columns = [column for column in table.columns if column.kind == "difference" or column.key in (*largest, "seeds")]
-    notes = tuple(note for note in table.notes if note.startswith(MARKS))
+    notes = tuple(note for note in table.notes if note.startswith((*MARKS, CLONED)))
     return table_sheet(replace(table, columns=tuple(columns), notes=notes))
 
 

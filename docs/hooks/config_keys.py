@@ -151,6 +151,8 @@ def sections() -> dict[str, list[Key]]:
     said, hints, found = meanings(Config), get_type_hints(Config), {"Top level": list[Key]()}
     for field in fields(Config):
         name, hint = field.name, hints[field.name]
+        if name == "clone":  # no setting: rlbench.clone writes it
+            continue
         if name in VARIANTS:
             for variant, kind in VARIANTS[name].items():
                 values = option(name, EXAMPLES.get(variant, variant))

@@ -52,8 +52,17 @@ def run_words() -> list[str]:
 
 
 def own_words() -> list[str]:
-    """The words that started this process, without `python` and without folders: what a run records as its command."""
-    first = sys.argv[0].split() if by_name() else [Path(sys.argv[0]).name]
+    """The words that started this process, without folders: what a run records as its command.
+
+    `python` is left out before the name of a file.
+    """
+    module = getattr(sys.modules["__main__"].__spec__, "name", "")
+    if by_name():
+        first = sys.argv[0].split()
+    elif module.split(".")[0] in (NAME, "analysis"):
+        first = ["python", "-m", module]
+    else:
+        first = [Path(sys.argv[0]).name]
     return [*first, *sys.argv[1:]]
 
 

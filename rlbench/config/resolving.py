@@ -26,6 +26,7 @@ from rlbench.config.schema import (
     ALGORITHMS,
     POLICY_OPTIMISATION,
     AlgorithmConfig,
+    CloneConfig,
     Config,
     EvaluationConfig,
     GenerationConfig,
@@ -67,6 +68,8 @@ _VARIANTS: dict[str, tuple[str, str | None, dict[str, Any] | None]] = {
 }
 """Sections with several schemas: the key that selects one, its default, and the schemas. Those of datasets and models
 are in their registries, to which plugins may add."""
+CLONE = "clone"
+"""Optional section: the ancestry of a clone. Only `rlbench.clone` writes it."""
 NO_SETTINGS = ("rates", "method")
 """Top-level keys that only feed settings: the table of learning rates, and what a method of `experiments/` needs."""
 
@@ -89,7 +92,7 @@ def resolve(cfg: DictConfig) -> Config:
     problems = [
         f"config key '{key}' is unknown.{_meant(key, plain, known)}"
         for key in map(str, plain)
-        if key not in known and key not in NO_SETTINGS
+        if key not in (*known, CLONE) and key not in NO_SETTINGS
     ]
     problems += [f"config key '{key}' is missing" for key in known if plain.get(key) is None]
     problems += _too_large(plain)
@@ -122,6 +125,8 @@ def resolve(cfg: DictConfig) -> Config:
                 + (HINT if given is None else "")
             )
     parts: dict[str, Any] = {key: plain[key] for key in _SCALARS}
+    if plain.get(CLONE) is not None:
+        sections[CLONE] = CloneConfig
     for key, kind in sections.items():
         parts[key] = _typed(key, kind, plain[key], problems)
     if problems:

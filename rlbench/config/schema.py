@@ -909,6 +909,27 @@ class RuntimeConfig:
 
 
 @dataclass
+class CloneConfig:
+    """Ancestry of a run that continues another one from a checkpoint with changed settings (`rlbench.clone`).
+
+    Attributes:
+        parent: sha256 of the parent's identity; its first 8 digits are the hash in the parent's directory.
+        stage: stage of the parent.
+        step: updates of the checkpoint.
+        changed: settings that differ from the parent's, as KEY=VALUE, sorted.
+        run: the parent's directory below `runs_dir`. Not part of the identity.
+        name: the parent's row, in words. Not part of the identity.
+    """
+
+    parent: str
+    stage: str
+    step: int
+    changed: list[str]
+    run: str
+    name: str
+
+
+@dataclass
 class Config:
     """One cell: everything that a run needs to know.
 
@@ -932,6 +953,7 @@ class Config:
         safety: when a collapsed training is stopped.
         tracker: where a run is shown.
         runtime: where and how a run computes.
+        clone: the run that this one continues; None for a run of its own.
     """
 
     experiment_name: str
@@ -953,6 +975,7 @@ class Config:
     safety: SafetyConfig
     tracker: TrackerConfig
     runtime: RuntimeConfig
+    clone: CloneConfig | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from datasets import disable_progress_bars
@@ -19,7 +20,7 @@ from transformers.utils import logging as hf_logging
 from rlbench.base import preemption
 from rlbench.base.errors import BadInput
 from rlbench.config.plugins import used_by
-from rlbench.config.schema import Config
+from rlbench.config.schema import CloneConfig, Config
 from rlbench.evaluation.recording import Recording
 from rlbench.lists.metric_catalogue import metric_title
 from rlbench.models.loading import check_model
@@ -37,7 +38,18 @@ from rlbench.runs.directory import DONE, Run, check_done, locate, locate_all
 from rlbench.runs.existing import check_curve, check_plugins, check_recorded, check_row, check_start, superseded
 from rlbench.runs.identity import differing_keys
 from rlbench.runs.provenance import manifest
-from rlbench.runs.record import BUDGET, MANIFEST, RESULT, SCHEMA, WITHOUT_MODEL, Manifest, ModelOrigin, Outcome
+from rlbench.runs.record import (
+    BUDGET,
+    MANIFEST,
+    RESULT,
+    SCHEMA,
+    WITHOUT_MODEL,
+    Ancestry,
+    Manifest,
+    ModelOrigin,
+    Outcome,
+    Result,
+)
 from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
 from rlbench.training.arguments import on_cpu
 from rlbench.training.engine_checks import check_engine
@@ -228,6 +240,8 @@ def _stage(session: Session, stage: str, work: Work, baseline: str = "") -> Run:
         template = asdict(config.dataset).get("prompt_template")
         here = manifest(session.dataset, template, session.model_files, used_by(stage, config.plugins))
         origin: Manifest = {**here, **processes.facts(config)}
+        if stage == "rl" and config.clone is not None:
+            origin["clone"] = _ancestry(config.clone)
         if processes.is_main():
             _note_origin(target, attempt, origin, "cpu" if on_cpu(config) else "cuda")
         identity = TrackerIdentity(
@@ -303,25 +317,29 @@ def _write_result(config: Config, target: Run, outcome: Outcome) -> None:
     of_rl = target.stage == "rl"
     variant = {"sft": config.dataset.demonstration_source, "rl": config.row_variant}.get(target.stage)
     BUDGET.write(target.root, outcome["budget"])
-    RESULT.write(
-        target.root,
-        {
-            "schema": SCHEMA,
-            "experiment": config.experiment_name,
-            "dataset": config.dataset.name,
-            "model": config.model.name,
-            "stage": target.stage,
-            "label": target.label,
-            "algorithm": config.algorithm.name if of_rl else None,
-            "reward": config.reward.name if of_rl else None,
-            "variant": variant or None,
-            "seed": target.seed,
-            "hash": target.hash,
-            "list_length": config.dataset.list_length,
-            "cutoffs": config.dataset.cutoffs,
-            **outcome,
-        },
-    )
+    result: Result = {
+        "schema": SCHEMA,
+        "experiment": config.experiment_name,
+        "dataset": config.dataset.name,
+        "model": config.model.name,
+        "stage": target.stage,
+        "label": target.label,
+        "algorithm": config.algorithm.name if of_rl else None,
+        "reward": config.reward.name if of_rl else None,
+        "variant": variant or None,
+        "seed": target.seed,
+        "hash": target.hash,
+        "list_length": config.dataset.list_length,
+        "cutoffs": config.dataset.cutoffs,
+        **outcome,
+    }
+    if of_rl and config.clone is not None:
+        result["clone"] = _ancestry(config.clone)
+    RESULT.write(target.root, result)
+
+
+def _ancestry(clone: CloneConfig) -> Ancestry:
+    return cast(Ancestry, asdict(clone))
 
 
 def _track_result(tracker: Tracker, target: Run, outcome: Outcome) -> None:

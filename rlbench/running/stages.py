@@ -19,7 +19,7 @@ from rlbench.models.loading import load_model
 from rlbench.running.session import Session, console
 from rlbench.runs import processes
 from rlbench.runs.directory import Run, locate, validation_means
-from rlbench.runs.record import Outcome, Tuning
+from rlbench.runs.record import INHERITED, Outcome, Tuning
 from rlbench.runs.tables import predictions_file, samples_file
 from rlbench.training.arguments import on_cpu
 from rlbench.training.checkpoints import rewind_logs
@@ -188,6 +188,8 @@ def rl(session: Session, recording: Recording) -> Outcome:
     lists, rule = _greedy(session, target, target.final_model), config.evaluation.checkpoint
     result = _finish(session, recording, lists, trained.step, rule, trained.updates)
     result["stopped"] = trained.stop.result if trained.stop else None
+    if config.clone is not None:
+        result["budget"]["inherited"] = INHERITED.read(target.root, target.remedy)
     if trained.kept is not None:
         result["demonstrations"] = trained.kept.result
     return result

@@ -87,6 +87,8 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
     if rl["micro_batch_tokens"] is not None:
         left_out.append("micro_batch_size")  # replaced
     left_out += [key for key, value in first_values.items() if rl[key] == value]
+    if config.clone is not None:
+        identity["clone"] = {key: full["clone"][key] for key in ("parent", "stage", "step", "changed")}
     return identity | {
         "evaluation": evaluation,
         "sft": sft,
@@ -133,8 +135,13 @@ def canonical(value: Any) -> Any:
 
 
 def config_hash(identity: Mapping[str, Any]) -> str:
-    """Return the first 8 hex digits of the identity's sha256, independent of key order."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    """Return the first 8 hex digits of the identity's sha256."""
+    return identity_digest(identity)[:8]
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    """Return the identity's sha256, independent of key order."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def differing_keys(

@@ -137,6 +137,17 @@ class Joules(TypedDict, total=False):
     gpu: Finite | None
 
 
+class Inherited(TypedDict):
+    """What a clone's parent had spent by the checkpoint from which the clone continues. Part of the clone's budget."""
+
+    updates: Whole
+    prompts: Finite
+    completions: Finite
+    generated_tokens: Finite
+    trained_tokens: Finite
+    seconds: Finite
+
+
 class Budget(TypedDict):
     """What one stage spent over all its attempts. Runs of earlier versions lack the fields that are not required."""
 
@@ -159,6 +170,23 @@ class Budget(TypedDict):
     energy_joules: NotRequired[Joules | None]
     adopted_from: NotRequired[Text | None]
     """Directory below `runs_dir` of the run that spent it, if it was another one."""
+    inherited: NotRequired[Inherited | None]
+    """The part that the parent of a clone spent."""
+
+
+class Ancestry(TypedDict):
+    """The run that a clone continues, and the changed settings."""
+
+    parent: Text
+    """sha256 of the parent's identity."""
+    stage: Stage
+    step: Whole
+    changed: list[Text]
+    """KEY=VALUE."""
+    run: Text
+    """The parent's directory below `runs_dir`."""
+    name: Text
+    """The parent's row."""
 
 
 class RescoredFrom(TypedDict):
@@ -200,6 +228,8 @@ class Result(Outcome):
     list_length: Length
     cutoffs: list[Cutoff]
     rescored: NotRequired[RescoredFrom]
+    clone: NotRequired[Ancestry | None]
+    """Clones only."""
 
 
 class Git(TypedDict, total=False):
@@ -270,6 +300,7 @@ class Manifest(Spread, total=False):
     command: list[Text]
     adopted_from: Text
     rescoring: dict[str, Any]
+    clone: Ancestry
 
 
 class AttemptFacts(TypedDict, total=False):
@@ -399,6 +430,7 @@ MANIFEST = RecordFile("manifest.json", Manifest)
 IDENTITY = RecordFile("identity.json", dict[str, Any])
 ATTEMPT = RecordFile("attempt.json", AttemptFacts)
 JOB = RecordFile("slurm.json", Job)
+INHERITED = RecordFile("inherited.json", Inherited)
 SWEEP = RecordFile("sweep.json", Sweep)
 MEASUREMENTS = RowsFile[Measurement]("metrics.jsonl", Measurement, "measurement")
 BUDGET_ROWS = RowsFile[Spent]("budget.jsonl", Spent, "record of what an update spent")

@@ -20,6 +20,19 @@ def read_config(run: Path) -> Config:
     Raises:
         BadInput: if the folder is not a run directory, or its config.yaml is damaged.
     """
+    loaded = read_settings(run)
+    try:
+        return resolve(loaded)
+    except BadInput as error:
+        raise BadInput(*(f"{run / SETTINGS}: {problem}" for problem in error.problems)) from error
+
+
+def read_settings(run: Path) -> DictConfig:
+    """Return the settings of a run directory, whose keys and types are not checked.
+
+    Raises:
+        BadInput: if the folder is not a run directory, or its config.yaml is damaged.
+    """
     path = run / SETTINGS
     if not path.is_file():
         raise BadInput(
@@ -35,10 +48,7 @@ def read_config(run: Path) -> Config:
     except OmegaConfBaseException as error:
         raise BadInput(f"{path} is damaged: {str(error).splitlines()[0]}") from error
     assert isinstance(loaded, DictConfig)
-    try:
-        return resolve(loaded)
-    except BadInput as error:
-        raise BadInput(*(f"{path}: {problem}" for problem in error.problems)) from error
+    return loaded
 
 
 def _literal(value: Any) -> Any:

@@ -11,6 +11,7 @@ from transformers import Trainer
 from rlbench.models.operations import BACKWARD, ModelShape
 from rlbench.runs import processes
 from rlbench.runs.budget import Ledger
+from rlbench.training.optimiser_state import apply_hyperparameters, hyperparameters
 from rlbench.training.safety import NotFinite
 from rlbench.training.schedule import Factor
 
@@ -21,8 +22,10 @@ class Metered(Trainer):
     Attributes:
         ledger: records the run's spending.
         rate: maps the number of finished updates to a factor on the learning rate; replaces the arguments' schedule.
+        is_clone: whether the hyperparameters of the run's own settings count, and not those in the checkpoint.
     """
 
+    is_clone: bool = False
     ledger: Ledger
     rate: Factor | None = None
     lr_scheduler: Any
@@ -40,6 +43,12 @@ class Metered(Trainer):
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.rate)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        wanted = hyperparameters(self.optimizer.param_groups) if self.is_clone else []
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.is_clone:
+            apply_hyperparameters(self.optimizer, self.lr_scheduler, wanted)
 
     def _account(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
         """Count the tokens of a micro-batch (B, T) over all processes.

@@ -39,6 +39,7 @@ from rlbench.training.checkpoints import (
     train,
     writing_folder,
 )
+from rlbench.training.cloning import take_checkpoint
 from rlbench.training.demonstrations import Demonstrations, Kept, kept_of
 from rlbench.training.made import check_made, planned, without_signal
 from rlbench.training.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
@@ -195,6 +196,8 @@ def train_rl(
         progress: shows the updates made.
     """
     rl, run, ledger = config.trainer.rl, recording.run, recording.ledger
+    if config.clone is not None:
+        processes.on_main(lambda: take_checkpoint(config, run))
     earlier = processes.on_main(lambda: checkpoint_to_resume(config, run))
     totals = earlier.totals if earlier else {}
     _begin(recording, validation.initial, earlier, progress)
@@ -213,6 +216,7 @@ def train_rl(
         shown = "hits"
         trainer = policy_trainer(config, run, policy, data, scorer, ledger, earlier)
     trainer.rate = stepped(rl.learning_rate, rl.learning_rate_steps)
+    trainer.is_clone = config.clone is not None
     trainer.carried.update(totals.get("memory", {}))  # the name that checkpoints have always had
     chooser = BestKeeper(run, config.evaluation.metric, trainer)
     if earlier is not None and config.evaluation.checkpoint == "best":

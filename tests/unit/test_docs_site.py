@@ -20,8 +20,8 @@ SCHEMAS = {"algorithm": ALGORITHMS, "dataset": schemas(), "model": model_schemas
 
 def leaves(kind, prefix=""):
     for name, hint in get_type_hints(kind).items():
-        if name not in {field.name for field in fields(kind)}:
-            continue  # class variable
+        if name not in {field.name for field in fields(kind)} or name == "clone":
+            continue  # class variable, or no setting
         variants = SCHEMAS[name].values() if kind is Config and name in SCHEMAS else [hint]
         for found in variants:
             if is_dataclass(found):

@@ -15,7 +15,7 @@ from rlbench.base.errors import BadInput
 from rlbench.config.datasets import schemas
 from rlbench.config.models import model_schemas
 from rlbench.config.options import filled, options_of
-from rlbench.config.schema import ALGORITHMS, Config
+from rlbench.config.schema import ALGORITHMS, CloneConfig, Config
 from rlbench.running.cli import CONF
 from rlbench.runs.identity import canonical, config_hash, stage_settings
 from tests.conftest import composed
@@ -38,6 +38,7 @@ FAMILIES = {
     **{name: [f"dataset={name}", *SAMPLED] for name in ("inspired", "reddit_movie", "movielens")},
     "jsonl": ["dataset=jsonl", *SAMPLED],
     "hf": ["dataset=hf", *SAMPLED],
+    "clone": SAMPLED,
     "held to the catalogue": ["generation.constraint=catalogue", *SAMPLED],
     "TRL's head under bf16, micro-batches by tokens": [
         *("trainer.bf16=true", "trainer.share_prompts=never", "trainer.rl.micro_batch_tokens=4096"),
@@ -83,6 +84,7 @@ PART = {
     "reward": RL,
     "safety": RL,
     "seed": RL,
+    "clone": RL,
 }
 """Keys, including all keys below them, and the stages that depend on them. The longest matching key applies."""
 
@@ -137,6 +139,7 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted key and value of each leaf of a config. An empty dict is a leaf."""
     if is_dataclass(value):
         entries = {field.name: getattr(value, field.name) for field in fields(value)}
+        entries = {name: entry for name, entry in entries.items() if name != "clone" or entry is not None}
     elif isinstance(value, Mapping) and value:
         entries = dict(value)
     else:
@@ -187,7 +190,10 @@ def hashes(config: Config) -> dict[str, str]:
 
 @cache
 def config_of(family: str) -> Config:
-    return composed(*FAMILIES[family])
+    config = composed(*FAMILIES[family])
+    if family == "clone":
+        config.clone = CloneConfig("0" * 64, "rl", 20, ["reward=dcg"], "mini/mini-tiny/grpo/seed0-00000000", "grpo")
+    return config
 
 
 def test_the_families_cover_every_schema():
