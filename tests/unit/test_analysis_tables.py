@@ -336,4 +336,4 @@ def test_baselines_stand_above_zero_shot_in_their_order_and_are_not_tested(tmp_p
     best, ours = table.rows[3].metrics["ndcg@10"].mean, table.rows[6].metrics["ndcg@10"].mean
     assert ours < best and table.rows[7].metrics["ndcg@10"].mean > best
     assert told["Below a classical baseline"].startswith(f"NDCG@10 on test is below that of BM25 (.{best * 1000:.0f})")
-    assert "1 of 2 trained rows: grpo (" in told["Below a classical baseline"]
+    assert "1 of 2 trained rows: grpo · dcg (" in told["Below a classical baseline"]
