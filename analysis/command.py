@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from analysis.outputs import move_aside, output_file
 from analysis.problems import Problem, Unusable, printable
+from analysis.render.templates import TEMPLATES
 from analysis.resamples import FEWEST_RESAMPLES, MOST_RESAMPLES, RESAMPLES
 from rlbench.base.command import command_parser
 from rlbench.base.errors import BadInput
@@ -80,6 +81,16 @@ def _resamples(text: str) -> int:
             f"least {FEWEST_RESAMPLES}, or {RESAMPLES} for numbers to report"
         )
     return number
+
+
+def add_paper(parser: argparse.ArgumentParser) -> None:
+    """Add --template and --width, for files that go into a paper."""
+    parser.add_argument(
+        "--template", choices=list(TEMPLATES), help="paper template: its widths and letters, and LaTeX with a caption"
+    )
+    parser.add_argument(
+        "--width", metavar="WIDTH", help="column, full (of the template; default) or a number of inches"
+    )
 
 
 def out_folder(options: argparse.Namespace, top: str = "reports") -> Path:

@@ -18,7 +18,7 @@ def _words(titles: Iterable[str]) -> str:
 
 
 DESCRIPTION = f"""\
-Draw the curves of an experiment from its run directories, as PNG (200 dpi), SVG and PDF.
+Draw the curves of an experiment from its run directories, as PNG (200 dpi), SVG and PDF, each with its caption as text.
 
 Writes to the --out folder, for what the runs measured:
   validation           Recall and NDCG on validation, with bands over seeds
@@ -36,6 +36,9 @@ If RUNS has several experiments, datasets or models, each gets its own folder be
 --metrics   metrics to draw instead: validation metrics by name (ndcg@5, recall@10, in_catalog), training metrics as
             train.NAME (train.entropy), maps by their k (hits@k, rank_hit_rate@k).
 --by        one panel per value of algorithm, reward, or a setting by its dotted key (algorithm.credit).
+--template  make figures for a paper: as wide as its text or --width column, in its letters, with the notes in the
+            caption (NAME.txt) and as a LaTeX figure (NAME.tex).
+--names     names to display, such as rank_grpo=Rank-GRPO log_decay='log decay'.
 --reference paper   adds the paper's validation curves (arXiv 2510.20150, as read off its figures), dashed, where
             dataset, model and updates on one rollout are the runs'. They count updates.
 """
@@ -43,6 +46,7 @@ EPILOG = """\
 example:  python -m analysis.curves runs/mini --out figures/mini
           python -m analysis.curves runs/mini --against generated_tokens --metrics ndcg@5 ndcg@10 train.kl
           python -m analysis.curves runs/mini_ablation --by algorithm.credit
+          python -m analysis.curves runs/mini --template icml --width column --metrics ndcg@10
           python -m analysis.reported --out figures/paper    # the paper's curves alone
 exit code: 0 written; 2 no such folder, no RL run in it, or an option that does not fit the runs
 """
@@ -55,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="see above")
     parser.add_argument("--by", metavar="KEY", help="see above")
     parser.add_argument("--reference", choices=["paper"], help="see above")
+    parser.add_argument("--names", nargs="+", default=[], metavar="NAME=WORDS", help="see above")
+    command.add_paper(parser)
     return parser
 
 

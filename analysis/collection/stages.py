@@ -11,6 +11,10 @@ SHARED_STAGES = {"oracle": "oracle", "zero_shot": "zero-shot", "sft": "SFT"}
 """Names of the stages with one row each."""
 
 
+BETWEEN = " · "
+"""Text between the algorithm and the reward in a row's name."""
+
+
 def row_name(run: pd.Series, word: Callable[[str, str], str] = lambda column, value: value) -> str:
     """Name of the row of a run, in every table, figure and page: "grpo · relevance", "SFT".
 
@@ -24,9 +28,9 @@ def row_name(run: pd.Series, word: Callable[[str, str], str] = lambda column, va
     if run["stage"] != "rl":
         return shared_stage_name(str(run["stage"]), str(run["label"]))
     if isinstance(ancestor := run.get("clone_of"), str):
-        own = " · ".join(word(column, str(run[column]).partition(" @ ")[0]) for column in ("algorithm", "reward"))
+        own = BETWEEN.join(word(column, str(run[column]).partition(" @ ")[0]) for column in ("algorithm", "reward"))
         return f"{own}{f' ({changed})' if (changed := run['clone_changed']) else ''} ← {ancestor}"
-    return " · ".join(word(column, str(run[column])) for column in ("algorithm", "reward") if run[column])
+    return BETWEEN.join(word(column, str(run[column])) for column in ("algorithm", "reward") if run[column])
 
 
 def shared_stage_name(stage: str, label: str) -> str:

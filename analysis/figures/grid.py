@@ -1,5 +1,6 @@
 """Grids of small panels, one per table row: number of panels per grid row, and panel titles."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,25 +9,43 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import WIDTH
+from analysis.figures.style import STYLE, Captioned, style_of
+from analysis.render.templates import PAGE, PAGE_WIDTH, Paper
 
 MOST_LINES = 3
 """Maximum lines of a panel title."""
 LETTERS = {1: 90, 2: 50, 3: 34, 4: 24, 6: 18}
 """Characters per line of a panel title, by the number of panels per grid row."""
 
+LINE_SPACING = 0.95
+"""Distance of the lines of an axis label: the letters of templates have much space above and below."""
+
 BAR = 0.1
 """Thickness of a colour bar, in inches."""
 
 
-def across_for(panels: int) -> int:
-    """Number of panels per grid row."""
-    return next(across for across, most in ((panels, 3), (3, 9), (4, 16), (6, panels)) if panels <= most)
+def across_for(panels: int, width: float = PAGE_WIDTH) -> int:
+    """Number of panels per grid row, in a figure of a width in inches."""
+    return fitting(
+        next(across for across, most in ((panels, 3), (3, 9), (4, 16), (6, panels)) if panels <= most), width
+    )
 
 
-def title_size(across: int) -> float:
-    """Font size of a panel title, in points."""
-    return 8.0 if across <= 2 else 7.0 if across <= 4 else 5.5
+def fitting(across: int, width: float) -> int:
+    """Number of panels that fit side by side, where `across` fit on a page. Two fit in a column."""
+    return min(across, max(2, math.ceil(across * width / PAGE_WIDTH - 0.1)))
+
+
+def panel_height(height: float, across: int, width: float, usual: int) -> float:
+    """Height of a panel in inches: `height` where `usual` panels share a page, less where a panel is narrower."""
+    return height * min(1.0, max(0.62, width / across * usual / PAGE_WIDTH))
+
+
+def title_size(across: int, style: Mapping[str, Any] = STYLE, width: float = PAGE_WIDTH) -> float:
+    """Font size of a panel title, in points, in a figure of a width in inches."""
+    large, small = float(style["axes.titlesize"]), float(style["xtick.labelsize"])
+    panel = width / across
+    return large if panel > 2.5 else small if panel > 1.5 else small - 1.5
 
 
 def short_names(names: Mapping[str, str]) -> tuple[str, dict[str, str]]:
@@ -42,25 +61,32 @@ def short_names(names: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     return f" All rows: {common.rstrip(' @·')}.", short
 
 
-def wrapped(name: str, across: int) -> str:
-    """A title wrapped to the panel width, broken after spaces, hyphens and commas.
+def wrapped(name: str, across: int, width: float = PAGE_WIDTH) -> str:
+    """A title wrapped to the width of a panel, broken after spaces, hyphens and commas.
 
-    It is cut after `MOST_LINES` lines, to leave room for the panel.
+    `width` is that of the figure in inches. The title is cut after `MOST_LINES` lines, to leave room for the panel.
     """
+    letters = int(LETTERS.get(across, 21) * width / PAGE_WIDTH)
     lines = [""]
     for word in name.replace("-", "-\0").replace(",", ",\0").replace(" ", " \0").split("\0"):
-        if lines[-1] and len(lines[-1] + word.rstrip()) > LETTERS[across]:
+        if lines[-1] and len(lines[-1] + word.rstrip()) > letters:
             lines.append("")
         lines[-1] += word
     if len(lines) > MOST_LINES:
-        lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1].rstrip()[: LETTERS[across] - 1]}…"]
+        lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1].rstrip()[: letters - 1]}…"]
     return "\n".join(line.rstrip() for line in lines)
 
 
 def panel_grid(
-    panels: int, across: int, height: float, beyond: float = 0.0, *, same_scale: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """A figure of page width with axes for `panels` panels, of which `across` are side by side.
+    panels: int,
+    across: int,
+    height: float,
+    beyond: float = 0.0,
+    *,
+    same_scale: bool = False,
+    paper: Paper = PAGE,
+) -> tuple[Captioned, list[Axes]]:
+    """A figure of the paper's width with axes for `panels` panels, of which `across` are side by side.
 
     Args:
         height: height of one row of panels, in inches.
@@ -68,10 +94,13 @@ def panel_grid(
         same_scale: whether all panels share their axes.
     """
     down = -(-panels // across)
-    figure = Figure(figsize=(WIDTH, height * down + beyond), layout="constrained")
+    figure = Captioned(figsize=(paper.width, height * down + beyond), layout="constrained")
+    figure.style = style_of(paper)
     axes = figure.subplots(down, across, squeeze=False, sharex=same_scale, sharey=same_scale).ravel()
     for ax in axes[panels:]:
         ax.remove()
+    for ax in axes[:panels]:
+        ax.yaxis.label.set_linespacing(LINE_SPACING)
     return figure, list(axes[:panels])
 
 
@@ -87,4 +116,5 @@ def colour_bar(figure: Figure, scale: Any, label: str) -> None:
     height = figure.get_size_inches()[1]
     with matplotlib.rc_context({"axes.grid": False}):
         bar = figure.colorbar(scale, ax=list(figure.axes), label=label, aspect=0.9 * height / BAR, pad=0.02)
+    bar.ax.yaxis.label.set_linespacing(LINE_SPACING)
     bar.outline.set_linewidth(0.6)  # type: ignore[operator]

@@ -1,6 +1,8 @@
 """Labels of metrics in figures and on the page, from the metric catalogue."""
 
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 from analysis.collection import Collection
 from analysis.figures.choices import VARIANT
@@ -19,21 +21,26 @@ def metric_label(group: Collection, metric: str) -> str:
     return f"{label} (own units)" if metric in ("reward", "reward@k") and several_rewards(group) else label
 
 
-def axis_label(group: Collection, key: Key) -> str:
-    """Label of the y axis of a metric on a split, in lines of about equal length."""
+def axis_label(group: Collection, key: Key, letters: int = LETTERS) -> str:
+    """Label of the y axis of a metric on a split, in lines of at most `letters` letters and of about equal length."""
     split, metric = key
     label = metric_label(group, metric)
     if split != "train":
         accuracy = metric_of(metric).is_accuracy
         label = f"{split.capitalize()} {label}" if accuracy else f"{split.capitalize()}, {inside(label)}"
-    return in_lines(label)
+    return in_lines(label, letters)
 
 
-def in_lines(label: str) -> str:
+def letters_beside(height: float, style: Mapping[str, Any]) -> int:
+    """Number of letters in a line beside a panel. Its height in inches includes ticks and label of the x axis."""
+    return min(LETTERS, max(14, int((height - 0.3) * 72 / (0.45 * style["axes.labelsize"]))))
+
+
+def in_lines(label: str, letters: int = LETTERS) -> str:
     """A label broken into as few lines as possible, of about equal length."""
-    lines = len(textwrap.wrap(label, LETTERS))
+    lines = len(textwrap.wrap(label, letters))
     return "\n".join(
-        next(found for width in range(1, LETTERS + 1) if len(found := textwrap.wrap(label, width)) <= lines)
+        next(found for width in range(1, letters + 1) if len(found := textwrap.wrap(label, width)) <= lines)
     )
 
 

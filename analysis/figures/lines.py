@@ -17,15 +17,25 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.collection import Collection
-from analysis.collection.stages import SHARED_STAGES
+from analysis.collection.stages import BETWEEN, SHARED_STAGES
+from analysis.figures.captions import about, reference_words
 from analysis.figures.choices import MANY, TRAINING
-from analysis.figures.grid import across_for, colour_bar, label_lowest, panel_grid, short_names, title_size, wrapped
-from analysis.figures.labels import Key, axis_label
+from analysis.figures.grid import (
+    across_for,
+    colour_bar,
+    fitting,
+    label_lowest,
+    panel_grid,
+    panel_height,
+    short_names,
+    title_size,
+    wrapped,
+)
+from analysis.figures.labels import Key, axis_label, letters_beside
 from analysis.figures.reported import Reported, draw_beside
 from analysis.figures.series import (
     INTERVAL_SEEDS,
@@ -37,8 +47,20 @@ from analysis.figures.series import (
     smoothing_points,
     window_of,
 )
-from analysis.figures.style import FAINT, GREY, SAME, STYLE, axis_unit, legend_below, show_constant, styles, value_range
+from analysis.figures.style import (
+    FAINT,
+    GREY,
+    SAME,
+    Captioned,
+    axis_unit,
+    legend_below,
+    show_constant,
+    style_of,
+    styles,
+    value_range,
+)
 from analysis.render.numbers import many, share
+from analysis.render.templates import PAGE, Paper
 from rlbench.lists.metric_catalogue import metric_of
 
 REFERENCE = {"sft": (0, (4, 3)), "oracle": (0, (1.5, 2))}
@@ -49,6 +71,15 @@ OFF_SCALE = 1.25
 
 FEW_POINTS = 25
 """Curves with more points than this get markers on some points only."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Panels per grid row and the height of a panel in inches, where the figure has the width of a page; its paper."""
+
+    across: int
+    height: float
+    paper: Paper
 
 
 @dataclass(frozen=True)
@@ -67,7 +98,8 @@ def draw_validation(
     against: str = "updates",
     by: str | None = None,
     reported: Sequence[Reported] = (),
-) -> Figure | None:
+    paper: Paper = PAGE,
+) -> Captioned | None:
     """Draw validation metrics; None if no RL run has a curve for any of them.
 
     Args:
@@ -75,7 +107,8 @@ def draw_validation(
             `by`, only the last metric that was measured is drawn, one panel per row.
         against: x axis, one of `series.AXES`.
         by: one panel per value of an algorithm, reward or setting (`rows_by`); None for all rows together.
-        reported: curves of the paper to add, over updates.
+        reported: curves of the Rank-GRPO paper to add, over updates.
+        paper: where the figure is to stand.
     """
     top = max(group.runs.iloc[0]["cutoffs"])
     names = list(metrics) if metrics is not None else [f"recall@{top}", f"ndcg@{top}"]
@@ -84,18 +117,24 @@ def draw_validation(
     if not drawn:
         return None
     if by is None and max(map(len, drawn.values())) > MANY:
-        return _draw_each(group, *list(drawn.items())[-1], against)
-    return _draw_together(group, drawn, across=2, height=2.5, against=against, by=by, reported=reported)
+        return _draw_each(group, *list(drawn.items())[-1], against, paper)
+    layout = Layout(2, 2.5, paper)
+    return _draw_together(group, drawn, layout, against=against, by=by, reported=reported)
 
 
 def draw_training(
-    group: Collection, *, keys: Sequence[Key] | None = None, against: str = "updates", by: str | None = None
-) -> Figure | None:
+    group: Collection,
+    *,
+    keys: Sequence[Key] | None = None,
+    against: str = "updates",
+    by: str | None = None,
+    paper: Paper = PAGE,
+) -> Captioned | None:
     """Draw smoothed training metrics, one panel each; None if no RL run logged any.
 
     Args:
         keys: split and metric of each panel; None for `TRAINING`.
-        against, by: as in `draw_validation`.
+        against, by, paper: as in `draw_validation`.
     """
     drawn = {}
     for split, name in TRAINING if keys is None else keys:
@@ -106,7 +145,8 @@ def draw_training(
         return None
     points = smoothing_points(max(lengths), SMOOTHING)
     note = f"Smoothed: moving mean of {points} points. " if points > 1 else ""
-    return _draw_together(group, drawn, across=3, height=1.6 if by else 1.85, against=against, by=by, note=note)
+    layout = Layout(3, 1.6 if by else 1.85, paper)
+    return _draw_together(group, drawn, layout, against=against, by=by, note=note)
 
 
 def rows_by(group: Collection, by: str | None) -> dict[str, list[str]]:
@@ -138,33 +178,39 @@ def _panels(group: Collection, key: Key, lines: Mapping[str, Series], by: str | 
 def _draw_together(
     group: Collection,
     drawn: Mapping[Key, Mapping[str, Series]],
+    layout: Layout,
     *,
-    across: int,
-    height: float,
     against: str,
     by: str | None,
     reported: Sequence[Reported] = (),
     note: str = "",
-) -> Figure:
-    """Draw panels that each hold the curves of several rows, at most `across` side by side.
+) -> Captioned:
+    """Draw panels that each hold the curves of several rows.
 
     With `by`, each metric has its own row of panels, which share a scale.
     """
     of_metrics = [_panels(group, key, lines, by) for key, lines in drawn.items()]
     panels = list(chain(*of_metrics))
-    across = min(4, len(of_metrics[0])) if by else min(across, len(panels))
+    paper, style = layout.paper, style_of(layout.paper)
+    usual = min(4, len(of_metrics[0])) if by else min(layout.across, len(panels))
+    across = fitting(usual, paper.width)
+    height = panel_height(layout.height, across, paper.width, layout.across)
     shown: list[Panel | None] = []
     for together in of_metrics if by else [panels]:
         shown += [*together, *[None] * (-len(together) % across)]
     curves = [one for panel in panels for one in panel.lines.values()]
     crowded = max(len(panel.lines) for panel in panels) > MANY
     looks = styles(group.runs, by)
+    references: set[str] = set()
+    ceiling = "" if by else "oracle {} ↑" if paper.template else "oracle {}, above this scale ↑"
     coloured = _by_quality(group, [label for panel in panels for label in panel.lines]) if crowded else None
     divisor, axis = axis_unit(against, max(float(one.x[-1]) for one in curves))
-    with matplotlib.rc_context(STYLE):
-        figure, axes = panel_grid(len(shown), across, height)
+    names, letters = _names(group, by, paper.names), letters_beside(height, style)
+    with matplotlib.rc_context(style):
+        figure, axes = panel_grid(len(shown), across, height, paper=paper)
+        figure.caption = about(group, list(drawn), against, by)
         if by:
-            _share_scales(axes, shown)
+            _share_scales(axes, shown, across)
         for place, (ax, panel) in enumerate(zip(axes, shown, strict=True)):
             if panel is None:
                 ax.remove()
@@ -172,14 +218,14 @@ def _draw_together(
             if coloured is not None:
                 _draw_crowd(ax, panel, coloured, divisor)
             else:
-                _draw(ax, panel.lines, _names(group, by), looks, divisor)
+                _draw(ax, panel.lines, names, looks, divisor)
             if panel.key[0] == "validation" and panel.key not in TRAINING:
-                _references(ax, group.runs, panel.key[1], name_ceiling=not by)
+                references |= _references(ax, group.runs, panel.key[1], ceiling)
                 draw_beside(ax, group, [curve for curve in reported if curve.metric == panel.key[1]], looks)
             ax.set_title(panel.title, loc="left")
-            below = by and place + across < len(shown) and shown[place + across] is not None
+            below = (by or paper.template) and place + across < len(shown) and shown[place + across] is not None
             beside = by and place % across
-            ax.set(xlabel="" if below else axis, ylabel="" if beside else axis_label(group, panel.key))
+            ax.set(xlabel="" if below else axis, ylabel="" if beside else axis_label(group, panel.key, letters))
         for ax, panel in zip(axes, shown, strict=True):  # after drawing, since some axes share a scale
             if panel is not None:
                 _within_range(ax, panel.key[1])
@@ -188,7 +234,8 @@ def _draw_together(
         note += _band_note({len(one.runs) for one in curves}, bands=not crowded)
         if coloured is not None:
             colour_bar(figure, coloured.scale, coloured.label)
-        legend_below(figure, {} if crowded else _entries(figure.axes, _names(group, by)), note)
+        legend_below(figure, {} if crowded else _entries(figure.axes, names), note, paper)
+        figure.caption += reference_words(references, reported=bool(reported))
     return figure
 
 
@@ -209,27 +256,30 @@ def _within_range(ax: Axes, metric: str) -> None:
         ax.set_ylim(max(low, -margin), min(high, 1.0 + margin))
 
 
-def _draw_each(group: Collection, key: Key, lines: Mapping[str, Series], against: str) -> Figure:
+def _draw_each(group: Collection, key: Key, lines: Mapping[str, Series], against: str, paper: Paper) -> Captioned:
     """Draw one panel per row, with the row in colour and all others in grey."""
-    across = across_for(len(lines))
-    common, names = short_names(row_names(group))
+    across, style = across_for(len(lines), paper.width), style_of(paper)
+    common, names = short_names(row_names(group, paper.names))
     looks = styles(group.runs)
     divisor, axis = axis_unit(against, max(float(one.x[-1]) for one in lines.values()))
-    with matplotlib.rc_context(STYLE | {"axes.titlesize": title_size(across), "lines.markersize": 2.6}):
-        height = 1.15 if across == 6 else 1.4
-        figure, axes = panel_grid(len(lines), across, height, beyond=0.4, same_scale=True)
+    with matplotlib.rc_context(
+        style | {"axes.titlesize": title_size(across, style, paper.width), "lines.markersize": 2.6}
+    ):
+        height = 1.15 if across >= 5 else 1.4
+        figure, axes = panel_grid(len(lines), across, height, beyond=0.4, same_scale=True, paper=paper)
+        figure.caption = about(group, [key], against, None)
         for ax, (label, one) in zip(axes, lines.items(), strict=True):
             for other in lines.values():
                 ax.plot(other.x / divisor, other.mean, color=FAINT, linewidth=0.6)
             _draw(ax, {label: one}, names, looks, divisor)
-            ax.set_title(wrapped(names[label], across), loc="left", linespacing=1.0)
+            ax.set_title(wrapped(names[label], across, paper.width), loc="left", linespacing=1.0)
             for value in _levels(group.runs, "sft", key[1]):
                 ax.axhline(value, color=GREY, linestyle=REFERENCE["sft"], linewidth=0.8, zorder=1.5)
         show_constant(axes[0])  # the axes share one scale
         label_lowest(axes, across, axis)
-        figure.supylabel(axis_label(group, key), fontsize=STYLE["axes.labelsize"])
+        figure.supylabel(axis_label(group, key), fontsize=style["axes.labelsize"])
         note = f"In colour: the row that a panel names. Grey: all {len(lines)} rows. Dashed: SFT.{common}\n"
-        legend_below(figure, {}, note + _band_note({len(one.runs) for one in lines.values()}, bands=True))
+        legend_below(figure, {}, note + _band_note({len(one.runs) for one in lines.values()}, bands=True), paper)
     return figure
 
 
@@ -279,14 +329,16 @@ def _set_x_scale(ax: Axes, divisor: float) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=divisor == 1))
 
 
-def _names(group: Collection, by: str | None = None) -> dict[str, str]:
+def _names(group: Collection, by: str | None, names: Mapping[str, str]) -> dict[str, str]:
     """Names in the legend, without the part in the panel title. Seed counts are added if rows differ in them."""
     rows = rl_rows(group)
     said = {"algorithm": "reward", "reward": "algorithm"}.get(by or "")
-    names = {label: str(runs.iloc[0][said]) for label, runs in rows.items()} if said else row_names(group)
+    words = row_names(group, names)
+    if said:
+        words = {label: words[label].partition(BETWEEN)[2 if said == "reward" else 0] for label in rows}
     if len({len(runs) for runs in rows.values()}) == 1:
-        return names
-    return {label: f"{name} ({many(len(rows[label]), 'seed')})" for label, name in names.items()}
+        return words
+    return {label: f"{name} ({many(len(rows[label]), 'seed')})" for label, name in words.items()}
 
 
 def _levels(runs: pd.DataFrame, stage: str, metric: str) -> list[float]:
@@ -295,34 +347,41 @@ def _levels(runs: pd.DataFrame, stage: str, metric: str) -> list[float]:
     return [] if values.empty else [float(values.mean())]
 
 
-def _references(ax: Axes, runs: pd.DataFrame, metric: str, *, name_ceiling: bool) -> None:
+def _references(ax: Axes, runs: pd.DataFrame, metric: str, ceiling: str) -> set[str]:
     """Draw horizontal lines at the validation values of SFT and oracle, labelled at the right.
 
-    An oracle far above the curves is not drawn, to keep the curves large. With `name_ceiling` it is named above the
-    axes.
+    An oracle far above the curves is not drawn, to keep the curves large. The text `ceiling` is then written above the
+    axes, with the oracle's value in it.
+
+    Returns:
+        the stages with a line, and "above" if the oracle is named above the axes.
     """
-    highest = ax.dataLim.y1
+    highest, letters = ax.dataLim.y1, matplotlib.rcParams["ytick.labelsize"]
     beside: dict[float, list[str]] = {}
+    found = set()
     for stage, dashes in REFERENCE.items():
         for value in _levels(runs, stage, metric):
             if stage == "oracle" and value > OFF_SCALE * highest:
-                if name_ceiling:
-                    ax.set_title(f"oracle {share(value)}, above this scale ↑", loc="right", color=GREY, fontsize=7)
+                if ceiling:
+                    ax.set_title(ceiling.format(share(value)), loc="right", color=GREY, fontsize=letters)
+                    found.add("above")
             else:
                 ax.axhline(value, color=GREY, linestyle=dashes, linewidth=1.1, zorder=1.5)
                 beside.setdefault(value, []).append(SHARED_STAGES[stage])
+                found.add(stage)
     for value, names in beside.items():
         place = ax.get_yaxis_transform()  # x in axes, y in data
-        ax.text(1.01, value, ", ".join(names), transform=place, color=GREY, fontsize=7, va="center")
+        ax.text(1.01, value, ", ".join(names), transform=place, color=GREY, fontsize=letters, va="center")
+    return found
 
 
-def _share_scales(axes: Sequence[Axes], shown: Sequence[Panel | None]) -> None:
-    """Give all panels of a metric the same scale."""
+def _share_scales(axes: Sequence[Axes], shown: Sequence[Panel | None], across: int) -> None:
+    """Give all panels of a metric the same scale, with its numbers beside the first panel of each row."""
     first: dict[Key, Axes] = {}
-    for ax, panel in zip(axes, shown, strict=True):
+    for place, (ax, panel) in enumerate(zip(axes, shown, strict=True)):
         if panel is not None and first.setdefault(panel.key, ax) is not ax:
             ax.sharey(first[panel.key])
-            ax.tick_params(labelleft=False)
+            ax.tick_params(labelleft=place % across == 0)
 
 
 def _entries(axes: Iterable[Axes], names: Mapping[str, str]) -> dict[str, Artist]:

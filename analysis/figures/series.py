@@ -5,7 +5,7 @@ or the amount spent by then. All seeds share the same updates, but the amount sp
 interpolated linearly between its own measurements, within the range that all seeds of the row cover.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.collection import Collection
 from analysis.collection.stages import row_name
+from analysis.figures.choices import VARIANT
 from analysis.statistics import Floats, seed_interval
 
 INTERVAL_SEEDS = 3
@@ -64,9 +65,14 @@ def rl_rows(group: Collection) -> dict[str, pd.DataFrame]:
     return {str(label): runs for label, runs in rl.groupby("label", sort=True)}
 
 
-def row_names(group: Collection) -> dict[str, str]:
-    """Label of each RL row to its name in words."""
-    return {label: row_name(runs.iloc[0]) for label, runs in rl_rows(group).items()}
+def row_names(group: Collection, names: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Label of each RL row to its name in words. `names` has displayed names of algorithms and rewards."""
+
+    def word(_: str, value: str) -> str:
+        name, separator, variant = value.partition(VARIANT)
+        return f"{(names or {}).get(name, name)}{separator}{variant}"
+
+    return {label: row_name(runs.iloc[0], word) for label, runs in rl_rows(group).items()}
 
 
 def measured(group: Collection, split: str) -> list[str]:

@@ -4,6 +4,7 @@ Colours are Okabe & Ito's, which colour-blind readers can tell apart. Markers an
 The same figure gives byte-identical files.
 """
 
+import textwrap
 import zlib
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.choices import AXES, VARIANT
 from analysis.outputs import output_file
+from analysis.render.templates import PAGE, PAGE_WIDTH, Paper
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -48,6 +50,8 @@ STYLE: Any = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "legend.fontsize": 7.5,
+    "legend.handlelength": 3.2,
+    "legend.columnspacing": 1.2,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -63,8 +67,27 @@ STYLE: Any = {
     "pdf.fonttype": 42,
 }
 
-WIDTH = 6.9
-"""Text width of a two-column page, in inches."""
+
+def style_of(paper: Paper) -> Any:
+    """`STYLE`, or that of a template: its letters (Times, as STIX) in its sizes, and thinner lines."""
+    if paper.template is None:
+        return STYLE
+    labels, small = paper.template.labels, paper.template.small
+    return STYLE | {
+        "font.family": ["STIXGeneral", "DejaVu Sans"],
+        "mathtext.fontset": "stix",
+        "font.size": labels,
+        "axes.titlesize": labels,
+        "axes.labelsize": labels,
+        "xtick.labelsize": small,
+        "ytick.labelsize": small,
+        "legend.fontsize": small,
+        "legend.handlelength": 3.0,
+        "legend.columnspacing": 1.0,
+        "lines.linewidth": 1.1,
+        "lines.markersize": 3.0,
+    }
+
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -182,23 +205,28 @@ def axis_unit(against: str, largest: float) -> tuple[float, str]:
     return 1.0, AXES[against]
 
 
-def legend_columns(labels: Sequence[str]) -> int:
-    """Number of legend columns that fit below the axes, with rows filled as evenly as possible."""
-    entry = max(map(len, labels)) * STYLE["legend.fontsize"] * 0.52 + 42  # points: letters, then handle and gaps
-    fit = max(1, int(WIDTH * 72 / entry))
+def legend_columns(labels: Sequence[str], width: float = PAGE_WIDTH, letters: float = STYLE["legend.fontsize"]) -> int:
+    """Number of legend columns that fit below the axes, with rows filled as evenly as possible.
+
+    Args:
+        width: width of the figure in inches.
+        letters: size of the letters in points.
+    """
+    entry = max(map(len, labels)) * letters * 0.52 + 5.6 * letters  # points: letters, then handle and gaps
+    fit = max(1, int(width * 72 / entry))
     rows = -(-len(labels) // fit)
     return -(-len(labels) // rows)
 
 
 def draw_legend(
-    figure: Figure, entries: Mapping[str, Any], across: int, note: str = "", *, handles: float = 3.2
+    figure: Figure, entries: Mapping[str, Any], across: int, note: str = "", *, handles: float | None = None
 ) -> None:
     """Draw a legend of `across` columns below the axes.
 
     Args:
         entries: label to legend handle; may be empty.
         note: sentences above the legend.
-        handles: length of a handle, in letters.
+        handles: length of a handle, in letters; None for that of the style.
     """
     legend = figure.legend(
         list(entries.values()),
@@ -213,11 +241,38 @@ def draw_legend(
     legend.get_title().set_multialignment("center")
 
 
-def legend_below(figure: Figure, entries: Mapping[str, Any], note: str) -> None:
-    """Draw a legend as `draw_legend` does, in as many columns as fit. The figure grows to make room."""
-    across = legend_columns(list(entries)) if entries else 1
-    lines = -(-len(entries) // across) + 1 + note.count("\n")
+class Captioned(Figure):
+    """A figure with its caption and style.
+
+    Attributes:
+        caption: what it shows, of what, how many seeds, intervals and smoothing.
+        style: rcParams that it was drawn with, and is saved with.
+    """
+
+    caption = ""
+    style: Any = STYLE
+
+
+def legend_below(figure: Captioned, entries: Mapping[str, Any], note: str, paper: Paper = PAGE) -> None:
+    """Draw a legend as `draw_legend` does, in as many columns as fit. The figure grows to make room.
+
+    The note becomes part of the caption. Without a template it is drawn too.
+    """
+    figure.caption = f"{figure.caption} {' '.join(note.split())}".strip()
     width, height = figure.get_size_inches()
+    letters = matplotlib.rcParams["legend.fontsize"]
+    note = (
+        ""
+        if paper.template
+        else note
+        if width >= PAGE_WIDTH
+        else textwrap.fill(" ".join(note.split()), int(20 * width))
+    )
+    if not entries and not note:
+        return
+    wide = 0.87 if paper.template else 1.0  # Times is narrower
+    across = legend_columns(list(entries), width, letters * wide) if entries else 1
+    lines = -(-len(entries) // across) + (1 + note.count("\n") if note else 0)
     figure.set_size_inches(width, height + 0.1 + 0.17 * lines)
     draw_legend(figure, entries, across, note)
 
@@ -233,7 +288,7 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg")) ->
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
     written = []
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(figure.style if isinstance(figure, Captioned) else STYLE):
         for kind in formats:
             file = path.with_name(f"{path.name}.{kind}")
             with output_file(file) as beside:

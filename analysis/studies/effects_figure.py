@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, WIDTH, draw_legend
+from analysis.figures.style import COLOURS, GREY, MARKERS, STYLE, draw_legend
 from analysis.render.numbers import chance, share, signed
 from analysis.render.sheet import estimate
+from analysis.render.templates import PAGE_WIDTH
 from analysis.studies.ablation import NO_P, Ablation
 from analysis.studies.factorial import CLEAR, Effect
 from analysis.tables.marks import marked
@@ -41,7 +42,7 @@ def draw_effects(ablation: Ablation) -> Figure | None:
     height = HEAD * len(factors) + len(drawn)
     title = metric_title(ablation.metric)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.215 * height + 0.95), layout="constrained")
+        figure = Figure(figsize=(PAGE_WIDTH, 0.215 * height + 0.95), layout="constrained")
         ax = figure.subplots()
         ax.set(xlim=_limits(drawn), ylim=(height + 0.2, 0.2), xlabel=f"Δ {title} on test to the reference level")
         ax.axvline(0, color=GREY, linewidth=0.8, zorder=1.5)

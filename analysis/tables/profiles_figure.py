@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 
 from analysis import statistics
 from analysis.figures.lines import REFERENCE
-from analysis.figures.style import GREY, STYLE, WIDTH, styles
+from analysis.figures.style import GREY, STYLE, styles
 from analysis.outputs import output_file
+from analysis.render.templates import PAGE_WIDTH
 from analysis.statistics import Floats
 from analysis.tables.profiles import Profile
 from rlbench.lists.metric_catalogue import metric_title
@@ -58,7 +59,7 @@ def draw_profiles(profiles: Mapping[str, Sequence[Profile]], *, resamples: int =
     across = min(ACROSS, len(panels))
     down = -(-len(panels) // across)
     with matplotlib.rc_context(STYLE):
-        width = WIDTH if across > 1 else WIDTH * 0.65
+        width = PAGE_WIDTH if across > 1 else PAGE_WIDTH * 0.65
         figure = Figure(figsize=(width, 2.3 * down), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False).ravel()
         ends: dict[str, float] = {}
@@ -108,7 +109,7 @@ def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str], *, one_s
     lines = -(-len(names) // max(1, int(width * 72 / entry)))
     figure.set_size_inches(width, height + 0.27 + 0.17 * lines)
     over = "contexts and seeds" + (" (one seed: contexts)" if one_seed else "")
-    between = "\n" if width < WIDTH else " "
+    between = "\n" if width < PAGE_WIDTH else " "
     figure.legend(
         [handles[name] for name in names],
         list(names),

@@ -441,7 +441,7 @@ def test_the_command_writes_every_figure_in_three_forms(tmp_path: Path, capsys: 
     write_spending(next(runs.glob("*/*/grpo-*/seed*")), [1, 2])
     assert main([str(runs), "--out", str(tmp_path / "one"), "--against", "seconds"]) == 0
     assert sorted(file.name for file in (tmp_path / "one").glob("[!.]*")) == [
-        f"{name}.{kind}" for name in ("ranks-hits", "training", "validation") for kind in ("pdf", "png", "svg")
+        f"{name}.{kind}" for name in ("ranks-hits", "training", "validation") for kind in ("pdf", "png", "svg", "txt")
     ]
     assert "Not drawn against seconds: gspo-dcg (runs without budget.jsonl)" in capsys.readouterr().out
     chosen = ["--metrics", "train.entropy", "--reference", "paper"]
