@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from analysis.api.runs import read as read
     from rlbench.api.lists import metrics as metrics
     from rlbench.api.lists import parse as parse
+    from rlbench.api.objectives import objective as objective
     from rlbench.base.errors import BadInput as BadInput
 
 # Names of modules are texts here, as in `rlbench.__main__`: the two entry points know both packages, and no room of
@@ -32,10 +33,12 @@ _MODULES = {
     "read": "analysis.api.runs",
 }
 
-__all__ = ["BadInput", "Runs", "metrics", "parse", "plot_credit", "plot_curves", "plot_training", "read"]
+__all__ = ["BadInput", "Runs", "metrics", "objective", "parse", "plot_credit", "plot_curves", "plot_training", "read"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "objective":  # the room of this name can be called (rlbench/objective/__init__.py)
+        return importlib.import_module("rlbench.objective")
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     if name.startswith("_"):

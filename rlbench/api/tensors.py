@@ -1,0 +1,220 @@
+"""A user's tensors, checked, in the form in which the trainer has them.
+
+Shapes: B completions, T tokens, N ranks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlbench.base.errors import BadInput, nearest
+from rlbench.lists.reader import TokenUnits
+from rlbench.objective import Objective
+from rlbench.objective.pieces import credits
+from rlbench.rewards.batch import FEATURES, RewardBatch
+
+if TYPE_CHECKING:
+    from rlbench.api.objectives import MethodObjective
+
+OTHER, END = -1, -2
+"""Ranks of tokens that belong to no rank: text around the entries, and the token that ends the completion."""
+OF_TOKENS = ("entropy", *(f"{prefix}{name}" for prefix in ("", "old_") for name in ("top_p_entropy", "mean_logps")))
+OF_LISTS = ("n_truth", "success", "in_catalog", "duplicates", "popularity")
+OTHERS = ("eos", "hidden_states", "demonstration_logps", "demonstration_mask")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Checked tensors of a rollout."""
+
+    gains: torch.Tensor
+    scores: torch.Tensor
+    hits: torch.Tensor
+    succeeds: torch.Tensor
+    ranks: torch.Tensor
+    mask: torch.Tensor
+    old_logps: torch.Tensor
+    extras: dict[str, torch.Tensor]
+    has_logps: bool
+
+    @classmethod
+    def of(
+        cls,
+        method: "MethodObjective",
+        rewards: Any,
+        hits: Any,
+        ranks: Any,
+        mask: Any,
+        old_logps: Any,
+        extras: Mapping[str, Any],
+        problems: list[str],
+    ) -> "Given":
+        """Check the arguments, and report every problem."""
+        worth = _worth(method, rewards, hits, problems)
+        known = [*OF_TOKENS, *OF_LISTS, *OTHERS]
+        problems += [f"extras has an unknown '{name}'.{nearest(name, known)}" for name in extras if name not in known]
+        b = 0 if worth is None else len(worth)
+        like = next((one for one in (mask, ranks, old_logps) if isinstance(one, torch.Tensor)), None)
+        if like is None:
+            problems.append("mask is missing: (B, T), 0 on padding; it says how many tokens each completion has")
+            like = torch.zeros(b, 1)
+        shape = (b, like.size(-1)) if like.dim() else (b, 1)
+        for name, value in (("mask", mask), ("ranks", ranks), ("old_logps", old_logps)):
+            _check_shape(name, value, shape, problems)
+        for name, value in extras.items():
+            _check_shape(f"extras['{name}']", value, _extra_shape(name, shape), problems)
+        if ranks is None and method.needs_ranks:
+            problems.append(f"ranks is missing: {method.name} needs the rank of each token, (B, T) from 0")
+        if problems or worth is None:
+            raise BadInput(*problems)
+        whole = worth.dim() == 1
+        gains = worth.new_zeros(b, hits.size(1) if hits is not None else 1) if whole else worth
+        relevant = (gains > 0).to(gains) if hits is None else hits.to(gains)
+        full = torch.ones(shape, dtype=torch.long, device=gains.device)
+        mask = full if mask is None else (mask != 0).long()
+        scores = worth if whole else torch.zeros_like(gains[:, 0])
+        succeeds = relevant.any(dim=1) if hits is not None else gains.sum(dim=1) + scores > 0
+        return cls(
+            gains,
+            scores,
+            relevant,
+            extras["success"].bool() if "success" in extras else succeeds,
+            torch.zeros_like(full) if ranks is None else ranks.long(),
+            mask,
+            torch.zeros(shape, device=gains.device) if old_logps is None else old_logps.detach(),
+            {name: value for name, value in extras.items() if not name.startswith("demonstration_")},
+            old_logps is not None,
+        )
+
+    def __getitem__(self, rows: torch.Tensor) -> "Given":
+        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        tensors = {name: value[rows] for name, value in parts.items() if isinstance(value, torch.Tensor)}
+        return Given(**{**parts, **tensors, "extras": {name: value[rows] for name, value in self.extras.items()}})
+
+    def has_scalar(self, name: str) -> bool:
+        return name in self.extras or f"old_{name}" in self.extras
+
+    def scalar(self, name: str) -> torch.Tensor:
+        """(B, T) a scalar of the forward pass at the rollout."""
+        return self.extras[f"old_{name}" if f"old_{name}" in self.extras else name].detach()
+
+    def tokens(self, objective: Objective) -> TokenUnits:
+        """The unit of each token."""
+        units, ranks = objective.units, self.ranks
+        ids = ranks.clamp(max=units.overflow)
+        ids = ids.masked_fill(ranks == OTHER, units.other).masked_fill(ranks == END, units.eos)
+        ends = self.extras["eos"].bool() if "eos" in self.extras else ranks == END
+        there = self.mask.bool()
+        entries = ranks.masked_fill(~there, -1).amax(dim=1).clamp(min=-1) + 1
+        return TokenUnits(ids.masked_fill(~there, units.padding), ends & there, entries)
+
+    def batch(self, units: TokenUnits) -> RewardBatch:
+        """The rewards as the trainer has them."""
+        n, extras = self.gains.size(1), self.extras
+        zeros = self.scores.float() * 0
+        features = {"tokens": self.mask.sum(dim=1).float(), "entries": units.n_units.float()}
+        features |= {name: extras.get(name, zeros).float() for name in FEATURES[2:]}
+        totals = self.gains.double().sum(dim=1) + self.scores.double()
+        return RewardBatch(
+            gains=self.gains.double()[:, None],
+            scores=self.scores.double()[:, None],
+            hits=self.hits.double(),
+            n_truth=extras["n_truth"].long() if "n_truth" in extras else self.hits.sum(dim=1).long().clamp(min=1),
+            present=torch.arange(n, device=units.n_units.device) < units.n_units[:, None],
+            totals=totals,
+            success=self.succeeds,
+            features=torch.stack([features[name] for name in FEATURES], dim=1),
+        )
+
+
+def _worth(method: "MethodObjective", rewards: Any, hits: Any, problems: list[str]) -> torch.Tensor | None:
+    """(B, N) or (B,) rewards, checked."""
+    for name, value, dims in (("rewards", rewards, (1, 2)), ("hits", hits, (2,))):
+        if value is not None and not isinstance(value, torch.Tensor):
+            problems.append(f"{name} = {value!r:.60} must be a tensor")
+        elif value is not None and (value.dim() not in dims or not value.numel()):
+            shapes = "(B, N) or (B,)" if 1 in dims else "(B, N)"
+            problems.append(f"{name} must be {shapes}, but is {shown_shape(value)}")
+        elif value is not None and not torch.isfinite(value.double()).all():
+            problems.append(f"{name} holds values that are not finite")
+    if problems:
+        return None
+    if rewards is None and hits is None:
+        problems.append("rewards is missing: give rewards (B, N) or (B,), or hits (B, N)")
+        return None
+    if rewards is not None and hits is not None and rewards.dim() == 2 and rewards.shape != hits.shape:
+        problems.append(f"rewards is {shown_shape(rewards)}, but hits is {shown_shape(hits)}")
+    if rewards is not None and hits is not None and len(rewards) != len(hits):
+        problems.append(f"rewards has {len(rewards)} completions, but hits has {len(hits)}")
+    reads_hits = credits[method.algorithm.credit].facts["reads"] == "hits"
+    worth = hits if rewards is None else rewards
+    if worth.dim() == 1 and hits is None and (method.credits_ranks or reads_hits):
+        problems.append(f"rewards is (B,), but {method.name} credits ranks: give the reward of each rank, (B, N)")
+    return worth
+
+
+def of_loss(objective: Objective) -> set[str]:
+    """Names of the extras that the loss reads."""
+    needs = objective.needs
+    found = {"entropy"} & needs | set(objective.scalars) | {f"old_{name}" for name in objective.rollout_scalars}
+    return found | ({"demonstration_logps", "demonstration_mask"} if "demonstrations" in needs else set())
+
+
+def _extra_shape(name: str, shape: tuple[int, ...]) -> tuple[int | None, ...]:
+    if name in OF_LISTS:
+        return shape[:1]
+    if name == "hidden_states":
+        return (*shape, None)
+    return (None, None) if name.startswith("demonstration_") else shape
+
+
+def _check_shape(name: str, value: Any, wanted: Sequence[int | None], problems: list[str]) -> None:
+    if value is None:
+        return
+    if not isinstance(value, torch.Tensor):
+        problems.append(f"{name} = {value!r:.60} must be a tensor")
+    elif value.dim() != len(wanted) or any(w not in (None, n) for w, n in zip(wanted, value.shape, strict=False)):
+        problems.append(
+            f"{name} must be ({', '.join('any' if w is None else str(w) for w in wanted)}), but is {shown_shape(value)}"
+        )
+
+
+def check_logps(logps: Any, old_logps: Any, ref_logps: Any, needs_reference: bool, name: str) -> None:
+    problems: list[str] = []
+    if not isinstance(logps, torch.Tensor) or logps.dim() != 2 or not logps.is_floating_point():
+        raise BadInput(f"logps must be a tensor (B, T) of log-probabilities, but is {shown_shape(logps)}")
+    _check_shape("old_logps", old_logps, logps.shape, problems)
+    _check_shape("ref_logps", ref_logps, logps.shape, problems)
+    if needs_reference and ref_logps is None:
+        problems.append(
+            f"ref_logps is missing: {name} compares the policy with a reference policy. Without one, make the "
+            "objective with kl={'beta': 0} if its KL term is all that needs it"
+        )
+    if problems:
+        raise BadInput(*problems)
+
+
+def in_groups(groups: Any, b: int, problems: list[str]) -> torch.Tensor:
+    """(B,) order in which the completions of a prompt are adjacent."""
+    if isinstance(groups, int) and not isinstance(groups, bool):
+        if groups < 1 or b % groups:
+            problems.append(f"groups = {groups} must divide the number of completions, {b}")
+        return torch.arange(b)
+    names = torch.as_tensor(groups).cpu()
+    if names.dim() != 1 or len(names) != b:
+        problems.append(f"groups must be G or ({b},), but is {shown_shape(names)}")
+        return torch.arange(b)
+    sizes = names.unique(return_counts=True)[1]
+    if len(sizes.unique()) != 1:
+        problems.append(f"groups must have equal sizes, but they have from {int(sizes.min())} to {int(sizes.max())}")
+    return names.argsort(stable=True)
+
+
+def group_size(groups: Any, b: int) -> int:
+    return groups if isinstance(groups, int) else b // len(torch.as_tensor(groups).unique())
+
+
+def shown_shape(value: Any) -> str:
+    return f"({', '.join(map(str, value.shape))})" if isinstance(value, torch.Tensor) else repr(value)[:60]
