@@ -126,7 +126,8 @@ def predictions(run: Run) -> dict[str, pd.DataFrame]:
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
-    return load_file(run.final_model / "model.safetensors")
+    files = [run.final_model / name for name in ("adapter_model.safetensors", "model.safetensors")]
+    return load_file(next(file for file in files if file.exists()))
 
 
 def counts(run: Run) -> dict[str, int]:

@@ -19,9 +19,11 @@ from rlbench.runs.budget import Ledger
 from rlbench.runs.completions import CompletionLog
 from rlbench.runs.directory import Run, locate
 from rlbench.tracking import Tracker, make_tracker
+from rlbench.training.parallel import adapter_argument
 from rlbench.training.preference import PreferenceTrainer
 from rlbench.training.preference_lists import Lists
 from rlbench.training.rl import make_demonstrations, preference_trainer, prompt_dataset, trl_arguments
+from rlbench.training.scoring import Batching
 from rlbench.training.trainer import RankedListTrainer
 
 
@@ -83,9 +85,10 @@ def make_trainer(
     model: PreTrainedModel,
     output: Path,
     scorer: type[ListScorer] = ListScorer,
+    kind: type[RankedListTrainer] = RankedListTrainer,
 ) -> RankedListTrainer:
     """The trainer of a config."""
-    return RankedListTrainer(
+    return kind(
         objective=Objective(config.algorithm, config.reward, config.dataset.list_length),
         scorer=make_scorer(config, dataset, tokenizer, model, scorer),
         model=model,
@@ -93,5 +96,7 @@ def make_trainer(
         train_dataset=prompt_dataset(dataset.splits["train"]),
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, dataset.splits["sft"]),
+        batching=Batching(config.trainer.share_prompts, config.trainer.rl.shuffle),
         generation=config.generation,
+        **adapter_argument(config, "rl"),
     )

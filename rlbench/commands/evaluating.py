@@ -124,9 +124,9 @@ def _details(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         decoding = sampling_identity(config.generation) | {"samples": config.evaluation.samples}
     if options.endpoint:
         return {"model": options.model, "endpoint": options.endpoint.rstrip("/"), "decoding": decoding}
-    from rlbench.models.sources import folder_digests, model_folder
+    from rlbench.models.sources import model_folder, with_adapter_digests
 
-    files = folder_digests(model_folder(options.model), options.model)
+    files = with_adapter_digests(model_folder(options.model), options.model)
     own = evaluation_identity(config.evaluation)
     return {"files": files, "dtype": config.model.dtype, "backend": options.backend or "transformers",
             "decoding": decoding | own}  # fmt: skip

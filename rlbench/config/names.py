@@ -134,6 +134,7 @@ def check_names(config: Config) -> list[str]:
         "reward.name": config.reward.name,
         "dataset.name": config.dataset.name,
         "model.name": config.model.name,
+        "adapter.name": config.adapter.name,
         "tracker.entity": "none" if config.tracker.entity is None else config.tracker.entity,
     }
     odd = [(key, name, odd_name(name) or _hidden(key, name)) for key, name in names.items()]

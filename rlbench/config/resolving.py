@@ -17,6 +17,7 @@ from omegaconf.errors import ConfigKeyError, InterpolationKeyError, OmegaConfBas
 
 from rlbench.base.errors import BadInput, nearest, nearest_key
 from rlbench.base.texts import broken_texts
+from rlbench.config.adapters import AdapterConfig
 from rlbench.config.bounds import LONGEST_LIST
 from rlbench.config.datasets import DATASETS, schemas
 from rlbench.config.models import MODELS, model_schemas
@@ -54,6 +55,7 @@ _SCALARS: dict[str, type] = {
 _SECTIONS: dict[str, type] = {
     "reward": RewardConfig,
     "matching": MatchingConfig,
+    "adapter": AdapterConfig,
     "trainer": TrainerConfig,
     "generation": GenerationConfig,
     "evaluation": EvaluationConfig,
@@ -88,6 +90,7 @@ def resolve(cfg: DictConfig) -> Config:
     assert isinstance(plain, dict)
     _fill_cutoffs(plain.get("dataset"))
     plain.setdefault("baselines", [])  # a config.yaml from before there were any
+    plain.setdefault("adapter", {})
     known = [*_SCALARS, *_SECTIONS, *_VARIANTS]
     problems = [
         f"config key '{key}' is unknown.{_meant(key, plain, known)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rlbench.base.content import remembered_digest
+from rlbench.config.adapters import AdapterConfig, adapter_identity
 
 TEMPLATE_DATE = "2024-07-26"
 """Default date for chat templates; it is the fallback date of Llama 3's template."""
@@ -700,6 +701,8 @@ class TrainerConfig:
         bf16: train with bfloat16 autocast.
         share_prompts: whether a prompt is forwarded once for all its completions, with equal results: auto where that
             saves work; always; or never, which is TRL's own pass. Not part of a run's identity.
+        optimizer: the optimiser of both stages: adamw, with states in float32; adamw_8bit; paged_adamw and
+            paged_adamw_8bit, whose states move to host memory when the GPU's is short; or adafactor.
     """
 
     sft: SFTConfig
@@ -708,6 +711,7 @@ class TrainerConfig:
     gradient_checkpointing: bool
     bf16: bool
     share_prompts: str = "auto"
+    optimizer: str = "adamw"
 
 
 @dataclass
@@ -947,6 +951,7 @@ class Config:
         matching: how titles are compared.
         dataset: contexts, truths and demonstrations.
         model: the language model.
+        adapter: the adapter that is trained instead of all weights.
         trainer: the training stages.
         generation: how lists are decoded.
         evaluation: evaluations on validation and test.
@@ -969,6 +974,7 @@ class Config:
     matching: MatchingConfig
     dataset: DatasetConfig
     model: ModelConfig
+    adapter: AdapterConfig
     trainer: TrainerConfig
     generation: GenerationConfig
     evaluation: EvaluationConfig
@@ -992,7 +998,19 @@ class Config:
     def row_variant(self) -> str:
         """What separates this RL row from others of the same algorithm and reward; "" if nothing does."""
         start = "" if self.trainer.rl.start == "sft" else self.trainer.rl.start
-        return "-".join(part for part in (self.variant, self.dataset.demonstration_source, start) if part)
+        parts = (self.variant, self.dataset.demonstration_source, start, self.adapter_label("rl"))
+        return "-".join(part for part in parts if part)
+
+    def adapter_label(self, stage: str) -> str:
+        """The adapter's part of a stage's row name; "" for a stage that no adapter affects."""
+        affects = bool(adapter_identity(self.adapter, stage, self.trainer.rl.start == "sft"))
+        return self.adapter.name if affects else ""
+
+    @property
+    def sft_variant(self) -> str:
+        """What separates this SFT row from others; "" if nothing does."""
+        parts = (self.dataset.demonstration_source, self.adapter_label("sft"))
+        return "-".join(part for part in parts if part)
 
     @property
     def policy_optimisation(self) -> AlgorithmConfig:

@@ -25,14 +25,16 @@ from rlbench.base.content import combined, remembered_digest
 from rlbench.base.digests import check_model as check_model_files
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json
+from rlbench.config.adapters import NONE
 from rlbench.config.bounds import COUNT, Bound, number_problem
 from rlbench.config.models import MODELS
 from rlbench.config.schema import TEMPLATE_DATE, FileModelConfig, ModelConfig
 from rlbench.data.record import RankedListDataset
+from rlbench.models.adapters import base_of, keep_scales, quantization_config, with_adapter
 from rlbench.models.generation import forget_decoding
 from rlbench.models.prompt_form import BEGIN, MERGE, PLAIN, given_template, merged_system
 from rlbench.models.shared_prompt import has_relative_positions
-from rlbench.models.sources import BESIDE_WEIGHTS, TEMPLATES, is_local
+from rlbench.models.sources import ADAPTER_CONFIG, BESIDE_WEIGHTS, TEMPLATES, is_local
 from rlbench.models.templates import pin_date, random_parts
 
 
@@ -304,19 +306,34 @@ def _load_config(source: str | Path) -> PretrainedConfig:
         raise BadInput(f"the config.json of '{source}' cannot be used: {_one_line(error)}") from error
 
 
-def load_model(source: str | Path, dtype: str) -> PreTrainedModel:
+def load_model(source: str | Path, dtype: str, quantization: str = NONE) -> PreTrainedModel:
     """All weights in the given dtype, without the decoding settings of the model's own files.
 
-    float32 master weights are the default: in bfloat16, steps of 1e-6 round to nothing.
+    float32 master weights are the default: in bfloat16, steps of 1e-6 round to nothing. A saved adapter is loaded with
+    its base (`rlbench.models.adapters.with_adapter`).
+
+    Args:
+        source: folder of a model or of a saved adapter.
+        dtype: type of the weights.
+        quantization: how the weights of linear layers are stored instead: none, or nf4. A saved adapter knows it.
 
     Raises:
-        BadInput: the files of a model that rlbench has saved are damaged, or no model can be made of the files.
+        BadInput: the files of a model that rlbench has saved are damaged, or no model can be made of the files; or an
+            adapter's base is missing or another model.
     """
     check_model_files(Path(source))
+    if (Path(source) / ADAPTER_CONFIG).is_file():
+        base, stored = base_of(Path(source))
+        return with_adapter(load_model(base, dtype, stored), Path(source))
     config = _load_config(source)
     unset_hf_deepspeed_config()  # with an earlier stage's setting, the weights would be sharded while loading
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), config=config, dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_pretrained(
+            str(source),
+            config=config,
+            dtype=getattr(torch, dtype),
+            quantization_config=quantization_config(quantization),
+        )
     except torch.OutOfMemoryError:
         raise
     except (*BROKEN_CONFIG, StrictDataclassError, RuntimeError) as error:
@@ -325,6 +342,7 @@ def load_model(source: str | Path, dtype: str) -> PreTrainedModel:
         ) from error
     forget_decoding(model)
     fix_positions(model)
+    keep_scales(model)
     return model
 
 

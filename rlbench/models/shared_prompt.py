@@ -217,16 +217,26 @@ def add_shared_scores(model: PreTrainedModel, rule: LogitRule) -> None:
     one call. A dictionary lets their hooks find the tensors.
 
     Args:
-        model: changed in place.
+        model: changed in place. A wrapper around it may be called instead, also one that was there before.
         rule: what happens to logits after the head.
     """
     original = model.forward
 
     @functools.wraps(type(model).forward)
-    def forward(*args: Any, shared: PromptRows | None = None, **kwargs: Any) -> Any:
+    def forward(
+        *args: Any,
+        shared: PromptRows | None = None,
+        wants_entropy: bool = False,
+        wants_hidden: bool = False,
+        recompute: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         if shared is None:
             return original(*args, **kwargs)
-        found = shared_scores(model, shared, rule, **kwargs)
+        # `kwargs` may hold a usual call's arguments, all None: peft's wrapper adds them.
+        found = shared_scores(
+            model, shared, rule, wants_entropy=wants_entropy, wants_hidden=wants_hidden, recompute=recompute
+        )
         return {name: value for name, value in vars(found).items() if value is not None}
 
     model.forward = forward
@@ -247,7 +257,7 @@ def _states(model: PreTrainedModel, rows: PromptRows, with_last: bool) -> torch.
             use_cache=True,
             **_positions(model, rows, range(length), None),
         )
-        if isinstance(model, FSDPModule):
+        if any(isinstance(module, FSDPModule) for module in model.modules()):
             # The last layer gives only keys and values. The hooks of a sharded layer wait for a gradient of its output.
             unused = output.last_hidden_state.sum() * 0.0
     scored = completions if with_last else completions[:, :-1]

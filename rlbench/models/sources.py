@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlbench.base.cache import code_digest
-from rlbench.base.content import SHOWN, remembered_digest
+from rlbench.base.content import SHOWN, combined, remembered_digest
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json
 from rlbench.lists.items import line_of
@@ -28,6 +28,9 @@ WEIGHTS = (
 """Files of weights, in the order in which transformers looks for them. An index names its shards."""
 BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 """Endings of the other files: configuration, generation config, tokenizer, chat templates."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors", "base.json")
+"""Files of a saved adapter (`rlbench.models.adapters`)."""
 TEMPLATES = "additional_chat_templates"
 ABOUT = ("readme", "license", "notice", "use_policy", "requirements")
 """Name prefixes of files written for people."""
@@ -108,13 +111,30 @@ def folder_digests(folder: Path, named: str) -> dict[str, str]:
     """
     if not (folder / "config.json").is_file():
         raise BadInput(f"model.path = '{named}' has no config.json; give a transformers model folder or a hub id")
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         raise BadInput(
             f"model.path = '{named}' has an adapter (adapter_config.json) without its base model; merge the two, and "
             "give the folder of the merged model"
         )
     files = [folder / name for name in sorted({*_weight_files(folder, named), *_other_files(folder)})]
     return {file.relative_to(folder).as_posix(): remembered_digest(file) for file in files}
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 (hex) of a model's weights and configuration.
+
+    Raises:
+        BadInput: the folder lacks its weights.
+    """
+    files = ["config.json", *_weight_files(folder, str(folder))]
+    return combined({name: remembered_digest(folder / name) for name in files})
+
+
+def with_adapter_digests(folder: Path, named: str) -> dict[str, str]:
+    """`folder_digests` of a model or of a saved adapter. An adapter's files include a digest of its base's weights."""
+    if not all((folder / name).is_file() for name in ADAPTER_FILES):
+        return folder_digests(folder, named)
+    return {name: remembered_digest(folder / name) for name in sorted({*ADAPTER_FILES, *_other_files(folder)})}
 
 
 def _weight_files(folder: Path, named: str) -> list[str]:

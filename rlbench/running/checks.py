@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from rlbench.base.errors import nearest
 from rlbench.base.program import by_name, install
+from rlbench.config.adapters import NONE, OPTIMIZERS, check_adapter, check_optimizer
 from rlbench.config.baselines import check_baselines
 from rlbench.config.bounds import check_numbers
 from rlbench.config.decoding import CONSTRAINTS, EXCLUSIONS, check_constraints, check_decoding
@@ -110,6 +111,7 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         ("trainer.rl.start", rl.start, STARTS),
         ("trainer.rl.shuffle", rl.shuffle, SHUFFLES),
         ("trainer.share_prompts", config.trainer.share_prompts, SHARINGS),
+        ("trainer.optimizer", config.trainer.optimizer, tuple(OPTIMIZERS)),
         ("trainer.parallel.strategy", config.trainer.parallel.strategy, STRATEGIES),
         ("generation.engine", config.generation.engine, ENGINES),
         ("generation.prefill", config.generation.prefill, PREFILLS),
@@ -146,6 +148,8 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         problems += _heads_of_tiny(config.model)
         _choice(problems, "model.pieces", config.model.pieces, PIECES)
     problems += _parallel(config, processes) + check_decoding(config.generation)
+    problems += check_adapter(config.adapter, config.stages) + check_optimizer(config.trainer.optimizer)
+    problems += _low_memory(config)
     if isinstance(config.algorithm, AlgorithmConfig):
         problems += _policy_optimisation(config)
     if problems:
@@ -331,6 +335,44 @@ def _parallel(config: Config, processes: int) -> list[str]:
     if parallel.cpu_offload and not sharded:
         problems.append(
             "trainer.parallel.cpu_offload = True has no effect with trainer.parallel.strategy = 'ddp'; set it to false"
+        )
+    return problems
+
+
+def _low_memory(config: Config) -> list[str]:
+    """Check adapters and optimisers against the way of training and the engine."""
+    adapter, strategy, engine = config.adapter, config.trainer.parallel.strategy, config.generation.engine
+    sharded, optimizer, problems = strategy in ("fsdp2", "deepspeed"), config.trainer.optimizer, []
+    if sharded and optimizer != "adamw":
+        problems.append(
+            f"trainer.optimizer = '{optimizer}' needs whole weights, but trainer.parallel.strategy = '{strategy}' "
+            "shards them; use trainer.optimizer=adamw or trainer.parallel.strategy=ddp"
+        )
+    stages = [stage for stage in config.stages if adapter.trains(stage)]
+    if not stages:
+        return problems
+    if strategy == "deepspeed":
+        problems.append(
+            f"adapter = {adapter.name} is not supported by DeepSpeed here; use trainer=fsdp2 or trainer=ddp"
+        )
+    if adapter.quantization != NONE and strategy == "fsdp2":
+        problems.append(
+            f"adapter.quantization = '{adapter.quantization}' stores weights that trainer.parallel.strategy = 'fsdp2' "
+            "cannot shard; use trainer=ddp"
+        )
+    if "rl" not in stages:
+        return problems
+    if engine.startswith("vllm") and (sharded or adapter.quantization != NONE):
+        what = "weights in 4 bits" if adapter.quantization != NONE else "sharded weights"
+        problems.append(
+            f"generation.engine = '{engine}' gets merged weights, but an adapter on {what} is not merged; use "
+            "generation=default or generation=continuous"
+        )
+    if isinstance(config.algorithm, AlgorithmConfig) and config.algorithm.reference.sync_every:
+        problems.append(
+            f"algorithm.reference.sync_every = {config.algorithm.reference.sync_every} needs a reference that follows "
+            "the policy, but with an adapter the reference is the model without it, which stays; use adapter=none or "
+            "algorithm.reference.sync_every=0"
         )
     return problems
 

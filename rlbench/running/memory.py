@@ -14,6 +14,7 @@ import psutil
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from rlbench.config.adapters import NONE
 from rlbench.config.schema import AlgorithmConfig, Config, PreferenceConfig
 from rlbench.data.record import RankedListDataset
 from rlbench.data.stored import column
@@ -22,7 +23,9 @@ from rlbench.models.loading import load_tokenizer, locate_model
 from rlbench.running.memory_generation import evaluation, rollout
 from rlbench.running.memory_shape import Shape, UnknownShape, shape_of
 from rlbench.running.memory_updates import (
+    FLOAT,
     Pass,
+    bytes_of_optimiser,
     bytes_of_weights,
     kept,
     passes_of_updates,
@@ -106,28 +109,47 @@ def estimate(
     """
     weights = bytes_of_weights(config, shape)
     held = {"process": 0 if on_gpu else psutil.Process().memory_info().rss + RUNTIME, "weights": weights}
-    trained = held | {"optimiser": 2 * weights}
     lists = evaluation(config, shape, prompt, contexts)
     phases = {"evaluation": held | lists}
+
+    def training(stage: str) -> dict[str, int]:
+        return held | {
+            "weights": bytes_of_weights(config, shape, stage),
+            "adapter": shape.adapter * FLOAT if config.adapter.trains(stage) else 0,
+            "optimiser": bytes_of_optimiser(config, shape, stage, on_gpu),
+        }
+
     if "sft" in config.stages:
         sft = config.trainer.sft
         rows = min(sft.micro_batch_size, sft.batch_size // processes)
         one = replace(_demonstrations(config, rows, prompt), own_head=uses_own_head(config, processes))
-        phases["SFT update"] = trained | update(config, shape, one, on_gpu)
+        phases["SFT update"] = training("sft") | update(config, shape, one, on_gpu, "sft")
         if sft.evaluate_every is not None:
-            phases["evaluation"] = trained | lists
+            phases["evaluation"] = _larger(phases["evaluation"], training("sft") | lists)
     if config.stage == "rl":
-        trained |= {"reference": weights if "reference" in _needs(config) else 0}
+        adapts = config.adapter.trains("rl")
+        trained = training("rl") | {"reference": weights if "reference" in _needs(config) and not adapts else 0}
         share = config.trainer.rl.completions_per_update // processes
-        phases["rollout"] = trained | rollout(config, shape, prompt, share, on_gpu)
+        copied = {"merged copy": _merged_copy(config, shape, on_gpu)}
+        phases["rollout"] = trained | copied | rollout(config, shape, prompt, share, on_gpu)
         phases["update"] = trained | _largest_update(config, shape, prompt, on_gpu, processes)
-        phases["evaluation"] = trained | lists
+        phases["evaluation"] = _larger(phases["evaluation"], trained | copied | lists)
     if not on_gpu:
         phases = {phase: parts | _heap(parts, held | lists) for phase, parts in phases.items()}
     return MemoryEstimate(phases, available_memory(on_gpu), on_gpu)
 
 
-LASTING = ("process", "weights", "optimiser", "reference", "gradients")
+def _larger(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return max(one, other, key=lambda parts: sum(parts.values()))
+
+
+def _merged_copy(config: Config, shape: Shape, on_gpu: bool) -> int:
+    """Return the bytes of the weights that are put back after a rollout. A GPU's are in host memory meanwhile."""
+    rounds = config.model.dtype == "bfloat16" or config.adapter.quantization_of("rl") != NONE
+    return shape.adapted * FLOAT if config.adapter.trains("rl") and not (on_gpu or rounds) else 0
+
+
+LASTING = ("process", "weights", "adapter", "optimiser", "reference", "gradients", "merged copy")
 """Components that exist for at least the whole phase, in a few large allocations."""
 
 
@@ -155,7 +177,8 @@ def _largest_update(config: Config, shape: Shape, prompt: int, on_gpu: bool, pro
     passes = passes_of_updates(config, shape, prompt, processes)
     updates = [update(config, shape, one, on_gpu) for one in passes]
     if "demonstrations" in _needs(config):  # a further pass in the same graph
-        more = kept(config, shape, _demonstrations(config, passes[0].rows, prompt), on_gpu)
+        one = _demonstrations(config, passes[0].rows, prompt)
+        more = kept(config, shape, one, on_gpu, config.adapter.trains("rl"))
         updates = [parts | {"demonstrations": more} for parts in updates]
     return max(updates, key=lambda parts: sum(parts.values()))
 
@@ -207,7 +230,7 @@ def estimate_run(
     limits = {"validation": config.evaluation.validation_contexts, "test": config.evaluation.test_contexts}
     lists = {split: min(len(ids), limits[split] or len(ids)) for split, ids in judged.items()}
     contexts = max(lists["validation"], lists["test"] * max(config.evaluation.samples, 1))
-    shape = shape_of(AutoConfig.from_pretrained(source))
+    shape = shape_of(AutoConfig.from_pretrained(source), config.adapter)
     return estimate(config, shape, prompt, contexts, not on_cpu(config), processes)
 
 
@@ -238,8 +261,8 @@ def largest(configs: Sequence[Config]) -> tuple[Config, MemoryEstimate | NoEstim
     different: dict[str, Config] = {}
     for config in configs:
         full, rl, sft = asdict(config), config.trainer.rl, config.trainer.sft
-        key = [full[name] for name in ("dataset", "model", "generation", "evaluation", "stage", "runtime")]
-        key += [full["trainer"][name] for name in ("gradient_checkpointing", "bf16", "share_prompts")]
+        key = [full[name] for name in ("dataset", "model", "adapter", "generation", "evaluation", "stage", "runtime")]
+        key += [full["trainer"][name] for name in ("gradient_checkpointing", "bf16", "share_prompts", "optimizer")]
         key += [rl.completions_per_update, rl.group_size, rl.micro_batch_size, rl.micro_batch_tokens, rl.shuffle]
         key += [sft.batch_size, sft.micro_batch_size, sft.max_length, sft.evaluate_every is None, config.stages]
         if config.stage == "rl":

@@ -1,12 +1,18 @@
 """What decides a model's memory, from its configuration alone."""
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from peft import get_peft_model
+from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from rlbench.config.adapters import AdapterConfig
 from rlbench.models import group_attention, prompt_cache, shared_prompt
+from rlbench.models.adapters import adapted, lora_config
 
 
 class UnknownShape(ValueError):
@@ -29,6 +35,12 @@ class Shape:
         shares_rollouts: whether generation can hold a prompt's keys and values once for all its completions.
         held: largest number of tokens of a prompt with its completion for which completions attend to their prompt on a
             CPU without copies of its keys and values.
+        embeddings: number of weights of embeddings, of which 8-bit optimisers keep states in float32.
+        adapter: number of an adapter's weights; 0 without one.
+        adapted: number of weights of the layers that it changes.
+        inputs: widths of the inputs of these layers, summed over a block.
+        ranks: number of these layers in a block, times the rank.
+        linear: number of weights that can be stored in 4 bits.
     """
 
     parameters: int
@@ -41,10 +53,20 @@ class Shape:
     shares_passes: bool
     shares_rollouts: bool
     held: float
+    embeddings: int = 0
+    adapter: int = 0
+    adapted: int = 0
+    inputs: int = 0
+    ranks: int = 0
+    linear: int = 0
 
 
-def shape_of(model: PretrainedConfig) -> Shape:
+def shape_of(model: PretrainedConfig, adapter: AdapterConfig | None = None) -> Shape:
     """Return the shape of a model of any architecture, without creating weights.
+
+    Args:
+        model: its configuration.
+        adapter: the adapter to count; None for none.
 
     Raises:
         UnknownShape: the model has no attention.
@@ -58,7 +80,7 @@ def shape_of(model: PretrainedConfig) -> Shape:
         raise UnknownShape(f"the memory of {type(made).__name__}, a model without attention, is not known")
     heads, size = text.num_attention_heads, getattr(text, "head_dim", None)
     size = size or text.hidden_size // heads
-    return Shape(
+    shape = Shape(
         parameters=sum(p.numel() for p in made.parameters()),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
@@ -69,6 +91,26 @@ def shape_of(model: PretrainedConfig) -> Shape:
         shares_passes=shared_prompt.reason_against(made) is None,
         shares_rollouts=prompt_cache.reason_against(made) is None,
         held=group_attention.most_tokens(made),
+        embeddings=made.get_input_embeddings().weight.numel(),
+    )
+    return shape if adapter is None or not adapter.is_used else _with_adapter(shape, made, adapter)
+
+
+def _with_adapter(shape: Shape, model: PreTrainedModel, adapter: AdapterConfig) -> Shape:
+    """Return the shape of a model without weights, with an adapter."""
+    head = model.get_output_embeddings()
+    linear = [one for one in model.modules() if isinstance(one, nn.Linear | Conv1D) and one is not head]
+    of_linear = sum(one.weight.numel() for one in linear)
+    with torch.device("meta"):
+        layers = adapted(get_peft_model(model, lora_config(adapter)))
+    weights = [weight for layer in layers for name, weight in layer.named_parameters() if name.startswith("lora_")]
+    return replace(
+        shape,
+        adapter=sum(weight.numel() for weight in weights),
+        adapted=sum(layer.get_base_layer().weight.numel() for layer in layers),
+        inputs=math.ceil(sum(layer.in_features for layer in layers) / shape.layers),
+        ranks=math.ceil(len(layers) * adapter.rank / shape.layers),
+        linear=of_linear,
     )
 
 

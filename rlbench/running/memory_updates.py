@@ -3,12 +3,17 @@
 import math
 from dataclasses import dataclass, replace
 
+from rlbench.config.adapters import NONE
 from rlbench.config.schema import Config, PreferenceConfig
 from rlbench.models.token_head import LEAST_ROWS, TILE_ELEMENTS, TILE_ELEMENTS_ELSEWHERE
 from rlbench.running.memory_shape import Shape
 from rlbench.training.scoring import LEAST_SAVING
 
 FLOAT, HALF = 4, 2  # bytes per number
+NF4 = 0.5 + 1 / 64 + FLOAT / (64 * 256)
+"""Bytes of a weight in 4 bits: 64 share a scale of 8 bits, and 256 scales share one in float32 (arXiv 2305.14314)."""
+EIGHT_BIT_STATES = 2 * (1 + FLOAT / 256)
+"""Bytes of AdamW's two states of a weight in 8 bits: 256 of them share a scale (arXiv 2110.02861)."""
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 """Tile size, in tokens and vocabulary entries, in which TRL's fused LM head computes logits (trl/kernels)."""
 TRL_TILES = 5
@@ -22,9 +27,39 @@ def bytes_of_number(config: Config) -> int:
     return HALF if config.trainer.bf16 or config.model.dtype == "bfloat16" else FLOAT
 
 
-def bytes_of_weights(config: Config, shape: Shape) -> int:
-    """Return the bytes of all weights of a model, and of their gradients."""
-    return shape.parameters * (HALF if config.model.dtype == "bfloat16" else FLOAT)
+def bytes_of_weights(config: Config, shape: Shape, stage: str = "") -> int:
+    """Return the bytes of all weights of a model.
+
+    Args:
+        config: the run.
+        shape: sizes of its model.
+        stage: the stage that trains it; "" for weights that are not trained.
+    """
+    number = HALF if config.model.dtype == "bfloat16" else FLOAT
+    if config.adapter.quantization_of(stage) == NONE:
+        return shape.parameters * number
+    return (shape.parameters - shape.linear) * number + int(shape.linear * NF4)
+
+
+def bytes_of_trained(config: Config, shape: Shape, stage: str) -> int:
+    """Return the bytes of the weights that a stage trains, and of their gradients. Adapters are in float32."""
+    return shape.adapter * FLOAT if config.adapter.trains(stage) else bytes_of_weights(config, shape)
+
+
+def bytes_of_optimiser(config: Config, shape: Shape, stage: str, on_gpu: bool) -> int:
+    """Return the bytes of the optimiser's states that must be on the device."""
+    name, adapts = config.trainer.optimizer, config.adapter.trains(stage)
+    weights = shape.adapter if adapts else shape.parameters
+    if name.startswith("paged") and on_gpu:
+        return 0  # they can move to host memory
+    if name == "adafactor":
+        return (
+            2 * FLOAT * weights // min(shape.hidden, shape.ranks or shape.hidden)
+        )  # a row and a column of each matrix
+    if name.endswith("8bit"):
+        in_float32 = 0 if adapts else shape.embeddings
+        return int((weights - in_float32) * EIGHT_BIT_STATES) + in_float32 * 2 * FLOAT
+    return 2 * bytes_of_trained(config, shape, stage)
 
 
 @dataclass(frozen=True)
@@ -138,7 +173,7 @@ def _rows_within(most: int, prompt: int, completion: int, group: int, share: int
     return max(fitting, default=1)
 
 
-def update(config: Config, shape: Shape, one: Pass, on_gpu: bool) -> dict[str, int]:
+def update(config: Config, shape: Shape, one: Pass, on_gpu: bool, stage: str = "rl") -> dict[str, int]:
     """Return the peak of an update, by component. It is between the forward and the backward pass of a micro-batch.
 
     Args:
@@ -146,16 +181,19 @@ def update(config: Config, shape: Shape, one: Pass, on_gpu: bool) -> dict[str, i
         shape: sizes of its model.
         one: the micro-batch.
         on_gpu: whether it computes on a GPU.
+        stage: sft or rl.
     """
+    adapts = config.adapter.trains(stage)
     number = HALF if config.trainer.bf16 else FLOAT
     last = one.scored if one.is_shared else one.forwarded  # tokens that go through the whole last block
     of_head = one.scored if one.own_head else one.forwarded
     backward = last * (3 * shape.intermediate + 2 * shape.hidden) * number  # gradients of a block's activations
     ends = 3 * last * shape.hidden * FLOAT  # before the first block and after the last
+    for_head = 0 if adapts else shape.vocabulary * shape.hidden * FLOAT  # the gradient of its weights
     return {
-        "gradients": bytes_of_weights(config, shape),
-        "activations": kept(config, shape, one, on_gpu) + ends + backward,
-        "logits": _logits(config, shape, one, on_gpu) + (shape.vocabulary + of_head) * shape.hidden * FLOAT,
+        "gradients": bytes_of_trained(config, shape, stage),
+        "activations": kept(config, shape, one, on_gpu, adapts) + ends + backward,
+        "logits": _logits(config, shape, one, on_gpu) + for_head + of_head * shape.hidden * FLOAT,
         "bf16 copies": shape.parameters * HALF if config.trainer.bf16 and config.model.dtype == "float32" else 0,
     }
 
@@ -171,17 +209,31 @@ def _logits(config: Config, shape: Shape, one: Pass, on_gpu: bool) -> int:
     return min(one.forwarded, TILE_TOKENS) * width * number
 
 
-def kept(config: Config, shape: Shape, one: Pass, on_gpu: bool) -> int:
-    """Return the bytes that the blocks keep for the backward pass.
+def kept(config: Config, shape: Shape, one: Pass, on_gpu: bool, adapts: bool = False) -> int:
+    """Return the bytes that the blocks keep for the backward pass; with `adapts`, those of an adapter's layers too.
 
     With gradient checkpointing, a shared pass keeps nothing of them, and its backward pass computes one prompt and its
     completions again. A plain pass keeps the input of each block, and computes one block again.
     """
     recomputes = config.trainer.gradient_checkpointing
+    adapter = _of_adapter(config, shape) if adapts else 0
     if one.is_shared:
-        return of_shared_blocks(config, shape, replace(one, prompts=1, rows=one.group) if recomputes else one, on_gpu)
-    block = one.forwarded * of_plain_block(config, shape, one.prompt + one.completion)
+        again = replace(one, prompts=1, rows=one.group) if recomputes else one
+        return of_shared_blocks(config, shape, again, on_gpu) + again.forwarded * shape.layers * adapter
+    block = one.forwarded * (of_plain_block(config, shape, one.prompt + one.completion) + adapter)
     return block + one.forwarded * shape.layers * shape.hidden * FLOAT if recomputes else shape.layers * block
+
+
+def _of_adapter(config: Config, shape: Shape) -> int:
+    """Return the bytes per token that the adapter of a block keeps.
+
+    These are the result of A in each layer. On bfloat16 weights without autocast each layer also keeps its input in
+    float32, the type of the adapter.
+    """
+    if config.trainer.bf16:
+        return shape.ranks * HALF
+    copies = shape.inputs * FLOAT if config.model.dtype == "bfloat16" else 0
+    return shape.ranks * FLOAT + copies
 
 
 def of_shared_blocks(config: Config, shape: Shape, one: Pass, on_gpu: bool) -> int:

@@ -315,7 +315,7 @@ def _note_origin(target: Run, attempt: Attempt, origin: Manifest, device: str) -
 
 def _write_result(config: Config, target: Run, outcome: Outcome) -> None:
     of_rl = target.stage == "rl"
-    variant = {"sft": config.dataset.demonstration_source, "rl": config.row_variant}.get(target.stage)
+    variant = {"sft": config.sft_variant, "rl": config.row_variant}.get(target.stage)
     BUDGET.write(target.root, outcome["budget"])
     result: Result = {
         "schema": SCHEMA,

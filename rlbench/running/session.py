@@ -15,6 +15,7 @@ from rlbench.data.record import RankedListDataset, Record
 from rlbench.evaluation.judging import Criteria, choose_contexts, make_criteria
 from rlbench.evaluation.lengths import longest_demonstration_of, longest_of
 from rlbench.evaluation.prompts import check_prompts, form_notice
+from rlbench.models.adapters import check_targets
 from rlbench.models.generation import notices
 from rlbench.models.loading import check_model, load_tokenizer, locate_model, max_positions
 from rlbench.models.token_bytes import special_lines, special_words
@@ -87,6 +88,7 @@ def prepare(config: Config) -> Session:
         raise BadInput(*problems)
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
     problems += check_server(config, source)
+    problems += check_targets(config.adapter, source) if any(map(config.adapter.trains, config.stages)) else []
     if "sft" in config.stages or needs_demonstrations(config):
         problems += check_ends(dataset.splits["sft"], tokenizer, config.trainer.sft.max_length, source)
         problems += check_special(dataset.splits["sft"], special)

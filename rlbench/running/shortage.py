@@ -62,7 +62,7 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
 LOWERS = {
     "rollout": ("trainer.bf16", "generation."),
     "evaluation": ("evaluation.", "trainer.bf16", "generation."),
-    "update": ("trainer.", "generation.max_new_tokens"),
+    "update": ("trainer.", "adapter", "generation.max_new_tokens"),
 }
 """Prefixes of the keys that reduce the memory of a phase."""
 
@@ -76,17 +76,22 @@ def settings_to_lower(config: Config, phase: str | None) -> list[str]:
     """
     trainer = config.trainer
     name, section = ("rl", trainer.rl) if config.stage == "rl" else ("sft", trainer.sft)
+    recomputes = trainer.gradient_checkpointing
     vllm = config.generation.engine == "vllm_colocate"
     tokens = trainer.rl.micro_batch_tokens if config.stage == "rl" else None
     wanted = {
         f"trainer.{name}.micro_batch_size (now {section.micro_batch_size}; gradient accumulation keeps the batch "
         "size)": (tokens is None and section.micro_batch_size > 1),
         f"trainer.rl.micro_batch_tokens (now {tokens})": tokens is not None,
-        "trainer.share_prompts=auto": config.stage == "rl" and trainer.share_prompts == "never",
+        "trainer.share_prompts=auto": config.stage == "rl" and trainer.share_prompts == "never" and not recomputes,
         f"evaluation.batch_size (now {config.evaluation.batch_size})": config.evaluation.batch_size > 1,
         f"evaluation.batch_tokens (now {config.evaluation.batch_tokens})": True,
-        "trainer.gradient_checkpointing=true": not trainer.gradient_checkpointing,
+        "trainer.gradient_checkpointing=true": not recomputes,
+        # A shared pass then still holds the activations of a group in all layers.
+        "trainer.share_prompts=never": config.stage == "rl" and trainer.share_prompts != "never" and recomputes,
         "trainer.bf16=true": not trainer.bf16,
+        "trainer.optimizer=adamw_8bit (docs/low-memory.md)": trainer.optimizer == "adamw",
+        "adapter=lora (docs/low-memory.md)": not config.adapter.is_used,
         "generation.prefill=shared": config.generation.prefill == "repeated",
         f"generation.max_new_tokens (now {config.generation.max_new_tokens})": True,
         "generation.vllm.gpu_memory_utilization": vllm,

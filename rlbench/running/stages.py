@@ -79,9 +79,12 @@ def _finish(
 
 
 def _greedy(session: Session, target: Run, source: str | Path) -> EvaluateSplit:
-    """Greedy lists of a model, and for the test split the sampled ones that the configuration asks for."""
+    """Greedy lists of a model, and for the test split the sampled ones that the configuration asks for.
+
+    A model that a stage has trained on weights in 4 bits is evaluated on them.
+    """
     config = session.config
-    model = load_model(source, config.model.dtype)
+    model = load_model(source, config.model.dtype, config.adapter.quantization_of(target.stage))
     if not on_cpu(config):
         model.to("cuda")
 

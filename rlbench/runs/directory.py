@@ -159,8 +159,8 @@ def label_of(config: Config, stage: str, baseline: str = "") -> str:
         return baseline
     if stage == "rl":
         return config.label
-    read = config.dataset.demonstration_source if stage == "sft" else ""
-    return f"{stage}@{read}" if read else stage
+    variant = config.sft_variant if stage == "sft" else ""
+    return f"{stage}@{variant}" if variant else stage
 
 
 def locate(config: Config, stage: str, baseline: str = "") -> Run:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from rlbench.config.adapters import adapter_identity
 from rlbench.config.baselines import BASELINES
 from rlbench.config.decoding import evaluation_identity, greedy_identity, sampling_identity
 from rlbench.config.engines import rollout_identity
@@ -69,6 +70,9 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
     shared: dict[str, Any] = {"bf16": config.trainer.bf16}
     if config.trainer.bf16 and config.trainer.share_prompts == "never":
         shared["lm_head"] = "float32"  # TRL's head; rlbench's multiplies in bfloat16
+    if config.trainer.optimizer != "adamw":
+        shared["optimizer"] = config.trainer.optimizer
+    shared |= adapter_identity(config.adapter, stage, rl["start"] == "sft")
     if stage == "sft":
         return identity | {"evaluation": contexts, "sft": sft, **shared}
     left_out = ["keep_checkpoints", "learning_rate_source"]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
+from rlbench.config.adapters import OPTIMIZERS
 from rlbench.config.schema import Config
 
 
@@ -15,8 +16,10 @@ def on_cpu(config: Config) -> bool:
 
 
 def shared_arguments(config: Config) -> dict[str, Any]:
-    """Arguments of both trainers for precision, device and printing. They report only to our own callbacks."""
+    """Arguments of both trainers: precision, optimiser, device, printing. They report only to our own callbacks."""
+    named = OPTIMIZERS[config.trainer.optimizer]
     return {
+        **({"optim": named} if named else {}),
         "bf16": config.trainer.bf16,
         "gradient_checkpointing": config.trainer.gradient_checkpointing,
         "use_cpu": on_cpu(config),

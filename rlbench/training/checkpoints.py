@@ -172,7 +172,7 @@ class CheckpointWriter(TrainerCallback):
         best: Callable[[], int | None] = lambda: None,
     ):
         self.run, self.trainer, self.totals, self.keep, self.best = run, trainer, totals, keep, best
-        self.needed = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+        self.needed = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
         """Estimated bytes of the next checkpoint: those of the last, or at first the size of the weights."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -325,12 +325,22 @@ def validations(run: Run, metric: str) -> dict[int, float]:
 
 
 def save_model(trainer: Trainer, folder: Path) -> None:
-    """`trainer.save_model` into a temporary folder, which is listed and renamed. All processes call it together."""
+    """`trainer.save_model` by `save_folder`. Of a policy with an adapter, the adapter is saved."""
+    save_folder(folder, lambda beside: trainer.save_model(str(beside)))
+
+
+def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a model into a temporary folder, which is listed and renamed. All processes call it together.
+
+    Args:
+        folder: where the model will be.
+        write: writes it into a given folder, in every process.
+    """
     state, beside = PartialState(), partial_folder(folder)
     if state.is_main_process and beside.exists():
         shutil.rmtree(beside)
     state.wait_for_everyone()
-    trainer.save_model(str(beside))
+    write(beside)
     state.wait_for_everyone()
     if state.is_main_process:
         seal(beside)

@@ -22,12 +22,23 @@ RETRY_SECONDS = 1.0
 
 
 def check_engine(config: Config) -> list[str]:
-    """What a run's rollout engine lacks on this machine, one sentence each. Empty if the run makes no rollouts."""
+    """What a run's rollout engine or optimiser lacks on this machine, one sentence each."""
+    problems = _optimizer(config)
     if config.stage != "rl":
-        return []
+        return problems
     if config.generation.engine == "continuous":
-        return _continuous(config)
-    return _vllm(config) if uses_vllm(config.generation) else []
+        return problems + _continuous(config)
+    return problems + (_vllm(config) if uses_vllm(config.generation) else [])
+
+
+def _optimizer(config: Config) -> list[str]:
+    name = config.trainer.optimizer
+    if not name.startswith("paged") or config.stage == "zero_shot" or not on_cpu(config):
+        return []
+    return [
+        f"trainer.optimizer = '{name}' moves its states between GPU and host memory, but this run computes on the CPU; "
+        f"use trainer.optimizer={name.removeprefix('paged_')}"
+    ]
 
 
 def _continuous(config: Config) -> list[str]:

@@ -30,6 +30,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
 from trl.models import unwrap_model_for_generation
 
+from rlbench.models.adapters import adapted, causal, weights_put_back
 from rlbench.models.completing import Completion, ListEnd, Record, complete
 from rlbench.models.constraint import Walk
 
@@ -129,6 +130,23 @@ def seeded_requests(generate: Callable[..., Any], seed: int, update: Callable[[]
     return seeded
 
 
+def exact_sync(sync: Callable[[], None], model: Any) -> Callable[[], None]:
+    """`VLLMGeneration.sync_weights` that leaves a policy's weights as they were.
+
+    TRL merges an adapter to send the weights, and subtracts it again, which rounds.
+
+    Args:
+        sync: the engine's own method.
+        model: the policy, with or without an adapter.
+    """
+
+    def exact() -> None:
+        with weights_put_back(adapted(model)):
+            sync()
+
+    return exact
+
+
 def lists_of_shared_prompts(
     trainer: GRPOTrainer,
     prompt_ids: Sequence[Sequence[int]],
@@ -160,7 +178,7 @@ def lists_of_shared_prompts(
         sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
         synced = sharded and trainer.accelerator.num_processes > 1
         config = trainer.generation_config
-        return complete(model, prompt_ids, config, synced=synced, end=end, record=record, walk=walk)
+        return complete(causal(model), prompt_ids, config, synced=synced, end=end, record=record, walk=walk)
 
 
 @contextmanager
@@ -172,7 +190,7 @@ def repeatable_batches(model: PreTrainedModel, shared: bool = False) -> Iterator
         shared: whether a prompt is requested once for all of its lists.
     """
     with weights_kept(model):
-        model.generate_batch = partial(generate_all_at_once, model, shared=shared)
+        model.generate_batch = partial(generate_all_at_once, causal(model), shared=shared)
         try:
             yield
         finally:

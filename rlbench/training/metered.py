@@ -1,6 +1,7 @@
 """Additions to transformers' training loop: times, counts, stepped learning rates, checks for finite values."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +9,8 @@ from accelerate.utils import DistributedType
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
-from rlbench.models.operations import BACKWARD, ModelShape
+from rlbench.models.adapters import note_base
+from rlbench.models.operations import ModelShape
 from rlbench.runs import processes
 from rlbench.runs.budget import Ledger
 from rlbench.training.optimiser_state import apply_hyperparameters, hyperparameters
@@ -88,11 +90,12 @@ class Metered(Trainer):
         prompts = prompt_ids.masked_fill(prompt_mask == 0, -1)
         of_prompts, completions = (prompts >= 0).sum(1).tolist(), completion_mask.sum(1).tolist()
         distinct = (prompts.unique(dim=0) >= 0).sum(1).tolist()
-        operations = self.shape.completions(distinct, of_prompts, completions)
+        trains = torch.is_grad_enabled() and not rollout
+        operations = self.shape.completions(distinct, of_prompts, completions, trains=trains)
         if rollout:
             self._uncounted["rollout"] += operations
-        elif torch.is_grad_enabled():
-            self._uncounted["update"] += operations * (1 + BACKWARD)
+        elif trains:
+            self._uncounted["update"] += operations
         else:
             self._uncounted["reference"] += operations
             self._unscored += sum(completions)
@@ -100,6 +103,10 @@ class Metered(Trainer):
     def _not_finite(self, mask: torch.Tensor) -> str:
         """The first part of the latest loss's computation that is not finite; "" if the trainer cannot tell."""
         return ""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        note_base(Path(output_dir or str(self.args.output_dir)), self.model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with self.ledger.phase("checkpoint"):

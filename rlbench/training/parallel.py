@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import DistributedType
 from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset, concatenate_datasets
+from peft import PeftModel, get_peft_model
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -19,12 +20,12 @@ from trl.models import unwrap_model_for_generation
 
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
+from rlbench.models.adapters import absorbed, causal, in_float32, lora_config, merged
 from rlbench.models.label_head import add_label_head
 from rlbench.models.loading import load_model
-from rlbench.models.operations import BACKWARD
 from rlbench.runs import processes
 from rlbench.runs.directory import Run
-from rlbench.training.checkpoints import ResumePoint, last_checkpoint, rewind_logs
+from rlbench.training.checkpoints import ResumePoint, last_checkpoint, rewind_logs, save_folder
 from rlbench.training.metered import Metered
 
 
@@ -110,6 +111,8 @@ def let_cpus_shard(args: TrainingArguments) -> None:
 def whole_policy(trainer: Trainer, config: Config, start: Path) -> Iterator[PreTrainedModel]:
     """The policy with all its weights on every process, so that each can generate without the others.
 
+    Its adapter is merged in this block, where that does not round (`merged`).
+
     Args:
         trainer: holds the policy, possibly wrapped and sharded.
         config: defines the sharding.
@@ -118,16 +121,47 @@ def whole_policy(trainer: Trainer, config: Config, start: Path) -> Iterator[PreT
     parallel = config.trainer.parallel
     if trainer.is_fsdp_enabled:
         # A copy, since sharded weights would be gathered again for every token.
-        options = StateDictOptions(full_state_dict=True)
-        weights = get_model_state_dict(trainer.model, options=options)
-        model = load_model(start, config.model.dtype).to(trainer.accelerator.device)
-        model.load_state_dict(weights)
-        yield model
+        with merged(_gathered(trainer, config, start)) as model:
+            yield model
     elif trainer.is_deepspeed_enabled and parallel.zero_stage == 3:
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
             yield model
     else:
-        yield trainer.accelerator.unwrap_model(trainer.model)
+        with merged(trainer.accelerator.unwrap_model(trainer.model)) as model:
+            yield model
+
+
+def _gathered(trainer: Trainer, config: Config, start: Path) -> PreTrainedModel | PeftModel:
+    """A copy of a sharded policy, whole."""
+    model: PreTrainedModel | PeftModel = load_model(start, config.model.dtype)
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    adapts = isinstance(policy, PeftModel)
+    if adapts:
+        model = get_peft_model(model, policy.peft_config["default"])
+    # Frozen weights are those of `start`.
+    options = StateDictOptions(full_state_dict=True, ignore_frozen_params=adapts)
+    model.load_state_dict(get_model_state_dict(trainer.model, options=options), strict=not adapts)
+    return model.to(trainer.accelerator.device)
+
+
+def save_absorbed(trainer: Trainer, config: Config, start: Path, folder: Path) -> None:
+    """Save the policy as a usual model, with its adapter merged. Afterwards the trainer cannot go on.
+
+    All processes call it together.
+    """
+    sharded = trainer.is_fsdp_enabled
+    model = _gathered(trainer, config, start) if sharded else trainer.accelerator.unwrap_model(trainer.model)
+
+    def write(beside: Path) -> None:
+        absorbed(model, lambda: load_model(start, config.model.dtype)).save_pretrained(beside)
+        trainer.processing_class.save_pretrained(beside)
+
+    save_folder(folder, lambda beside: write(beside) if processes.is_main() else None)
+
+
+def adapter_argument(config: Config, stage: str) -> dict[str, Any]:
+    """TRL's argument for a stage's adapter. Empty for a stage that trains all weights."""
+    return {"peft_config": lora_config(config.adapter)} if config.adapter.trains(stage) else {}
 
 
 def shards_head(trainer: Trainer) -> bool:
@@ -148,8 +182,9 @@ class SpreadSFTTrainer(Metered, SFTTrainer):
 
     def __init__(self, *, plain: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
+        in_float32(self.model)
         if not plain and not self.aux_loss_enabled and not shards_head(self):
-            add_label_head(self.model)
+            add_label_head(causal(self.model))
         self.rows = len(self.train_dataset)
         step = self.args.per_device_train_batch_size * processes.count()
         if processes.count() > 1 and self.rows % step:
@@ -165,7 +200,7 @@ class SpreadSFTTrainer(Metered, SFTTrainer):
             scored = (batch["labels"] != -100).sum(dim=1)
             lengths = batch["attention_mask"].sum(dim=1)[scored > 0].tolist()
             rows += len(lengths)
-            operations += self.shape.forward([0] * len(lengths), lengths, int(scored.sum())) * (1 + BACKWARD)
+            operations += self.shape.forward([0] * len(lengths), lengths, int(scored.sum()), trains=True)
         of_all = processes.gather((rows, operations))
         self.ledger.add(trained_tokens=int(tokens), prompts=sum(rows for rows, _ in of_all))
         self.ledger.needed(update=sum(operations for _, operations in of_all))

@@ -24,6 +24,7 @@ from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 from rlbench.base.errors import BadInput
 from rlbench.base.seeding import order
 from rlbench.config.schema import Config, PreferenceConfig
+from rlbench.models.adapters import causal, in_float32
 from rlbench.models.batches import Completions
 from rlbench.preference.losses import mean_negative_log_likelihood, softmax_dpo
 from rlbench.preference.rounds import Round, TupleOrder
@@ -84,7 +85,8 @@ class PreferenceTrainer(Metered):
         places = args.max_steps * per_update
         super().__init__(data_collator=_places, train_dataset=range(places), **kwargs)
         disable_dropout_in_model(self.model)
-        add_fused_lm_head(self.model, outputs=("log_probs", "entropy"))
+        in_float32(self.model)
+        add_fused_lm_head(causal(self.model), outputs=("log_probs", "entropy"))
         self._shared = shared_passes(
             config.trainer.share_prompts,
             [self.model],

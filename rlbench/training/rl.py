@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import GRPOConfig
 
 from rlbench.base import preemption
@@ -20,6 +21,7 @@ from rlbench.data.stored import StoredRecords
 from rlbench.evaluation.evaluate import eos_ids
 from rlbench.evaluation.recording import Recording
 from rlbench.lists.reader import ListReader
+from rlbench.models.adapters import lora_config
 from rlbench.models.loading import load_model
 from rlbench.models.prompt_cache import reason_against
 from rlbench.objective import Objective
@@ -42,7 +44,14 @@ from rlbench.training.checkpoints import (
 from rlbench.training.cloning import take_checkpoint
 from rlbench.training.demonstrations import Demonstrations, Kept, kept_of
 from rlbench.training.made import check_made, planned, without_signal
-from rlbench.training.parallel import checkpoint_to_resume, let_cpus_shard, on_each, parallel_arguments, whole_policy
+from rlbench.training.parallel import (
+    adapter_argument,
+    checkpoint_to_resume,
+    let_cpus_shard,
+    on_each,
+    parallel_arguments,
+    whole_policy,
+)
 from rlbench.training.preference import PreferenceTrainer, preference_arguments
 from rlbench.training.preference_lists import Lists
 from rlbench.training.rollout_log import RolloutLog
@@ -202,7 +211,7 @@ def train_rl(
     totals = earlier.totals if earlier else {}
     _begin(recording, validation.initial, earlier, progress)
     guard = Guard(config.safety, validation.initial.get("in_catalog", 0.0), totals.get("safety", {}))
-    policy = load_model(start, config.model.dtype)
+    policy = load_model(start, config.model.dtype, config.adapter.quantization_of("rl"))
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
     scorer = ListScorer(reader, validation.criteria.judge, validation.criteria.facts, config.reward)
     kept = _kept(config, run, reader, data.demonstrations)
@@ -365,12 +374,21 @@ def policy_trainer(
         ledger=ledger,
         rollout_log=RolloutLog(run, config.evaluation.every, rl.num_iterations) if config.tracker.completions else None,
         generation=config.generation,
+        **adapter_argument(config, "rl"),
     )
     trainer.epochs_done = (earlier.update if earlier else 0) // updates_of_an_epoch(config, len(data.prompts))
     quiet(trainer)
     if config.policy_optimisation.reference.sync_every:
         trainer.add_callback(reference_sync(trainer, config, earlier.folder if earlier else None))
     return trainer
+
+
+def adapted_policy(config: Config, policy: PreTrainedModel) -> PreTrainedModel | PeftModel:
+    """The policy with a new adapter, drawn from the run's seed; as it is in a stage that trains all weights."""
+    if not config.adapter.trains("rl"):
+        return policy
+    set_seed(config.seed)  # as TRL does before it makes an adapter
+    return get_peft_model(policy, lora_config(config.adapter))
 
 
 def preference_trainer(
@@ -392,7 +410,7 @@ def preference_trainer(
         updates_done=earlier.update if earlier else 0,
         ledger=ledger,
         tell=lambda note: progress.to(trainer.state.global_step, note),
-        model=policy,
+        model=adapted_policy(config, policy),
         args=args,
         processing_class=lists.scorer.reader.tokenizer,
     )

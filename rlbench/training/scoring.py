@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, Trainer
 
 from rlbench.base.errors import BadInput
+from rlbench.models.adapters import causal
 from rlbench.models.batches import Completions
 from rlbench.models.constraint import FORBIDDEN
 from rlbench.models.shared_prompt import (
@@ -134,7 +135,7 @@ def shared_passes(
 
     Args:
         share: `trainer.share_prompts`.
-        models: the policy and its reference.
+        models: the policy and its reference, with or without an adapter.
         against: reasons why the way of training cannot share prompts (`reasons_of_training`).
         **settings: as for `SharedPasses`.
 
@@ -143,6 +144,7 @@ def shared_passes(
     """
     if share == "never":
         return None
+    models = [causal(model) for model in models]
     reason = next(filter(None, [*against, *map(reason_against, models)]), "")
     if reason and share == "always":
         raise BadInput(f"trainer.share_prompts = always, but prompts cannot be shared: {reason}. Use auto or never")

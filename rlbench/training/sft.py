@@ -31,10 +31,12 @@ from rlbench.training.demonstrations import Demonstrations, Kept
 from rlbench.training.made import check_made
 from rlbench.training.parallel import (
     SpreadSFTTrainer,
+    adapter_argument,
     checkpoint_to_resume,
     let_cpus_shard,
     on_each,
     parallel_arguments,
+    save_absorbed,
     whole_policy,
 )
 from rlbench.training.tokens import Tokens, tokenised
@@ -73,7 +75,7 @@ def train_sft(
         _check_evaluated(config, run, earlier.update)
     processes.barrier()
     progress.start_at(earlier.update if earlier else 0)
-    model = load_model(start, config.model.dtype)
+    model = load_model(start, config.model.dtype, config.adapter.quantization_of("sft"))
     args = sft_arguments(config, writing_folder(run.checkpoints))
     let_cpus_shard(args)
     tokens = tokenised(records, tokenizer, sft.max_length)
@@ -86,6 +88,7 @@ def train_sft(
         train_dataset=texts_of(records) if tokens is None else tokens.dataset(),
         processing_class=tokenizer,
         callbacks=[Recorder(run, recording.tracker, progress, "loss")],
+        **adapter_argument(config, "sft"),
     )
     trainer.ledger = ledger
     quiet(trainer)
@@ -102,7 +105,10 @@ def train_sft(
         trainer.add_callback(CheckpointWriter(run, trainer, lambda: {"budget": ledger.totals(), **spread}, SFT_KEPT))
         train(trainer, earlier.folder if earlier else None)
     with ledger.phase("checkpoint"):
-        save_model(trainer, run.final_model)
+        if config.adapter.trains("sft"):
+            save_absorbed(trainer, config, start, run.final_model)
+        else:
+            save_model(trainer, run.final_model)
     check_made({"updates": trainer.state.global_step}, {"updates": sft.updates})
     return kept
 

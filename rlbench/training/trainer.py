@@ -20,6 +20,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from rlbench.config.schema import GenerationConfig
+from rlbench.models.adapters import in_float32, merged
 from rlbench.models.batches import Completions
 from rlbench.models.completing import ListEnd, entropies
 from rlbench.models.constraint import Allowed, constraint_of
@@ -33,7 +34,13 @@ from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.budget import Ledger
 from rlbench.training.demonstrations import Demonstrations
-from rlbench.training.engines import lists_of_shared_prompts, prepared_engine, repeatable_batches, seeded_requests
+from rlbench.training.engines import (
+    exact_sync,
+    lists_of_shared_prompts,
+    prepared_engine,
+    repeatable_batches,
+    seeded_requests,
+)
 from rlbench.training.measures import rollout_measures
 from rlbench.training.metered import Metered
 from rlbench.training.rollout_log import RolloutLog
@@ -95,6 +102,10 @@ class RankedListTrainer(Metered, GRPOTrainer):
     ):
         with prepared_engine(kwargs["args"], generation.prefill == "shared"):
             super().__init__(reward_funcs=[scorer], **kwargs)
+        in_float32(self.model)
+        if self.use_vllm:
+            unwrapped = self.accelerator.unwrap_model(self.model)
+            self.vllm_generation.sync_weights = exact_sync(self.vllm_generation.sync_weights, unwrapped)
         if self.use_vllm and self.vllm_mode == "server" and self.accelerator.is_main_process:
             client = self.vllm_generation.vllm_client
             client.generate = seeded_requests(client.generate, self.args.seed, lambda: self.state.global_step)
@@ -278,18 +289,26 @@ class RankedListTrainer(Metered, GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], list[list[float]] | None]:
-        if self.use_transformers_continuous_batching:
-            with repeatable_batches(self.accelerator.unwrap_model(self.model), self.prefill == "shared"):
-                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        if self.use_vllm or self.prefill == "repeated":
+        if self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        policy = self.accelerator.unwrap_model(self.model)
+        if self.use_transformers_continuous_batching:
+            with merged(policy), repeatable_batches(policy, self.prefill == "shared"):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        with merged(policy):
+            if self.prefill == "repeated":
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            return self._generate_shared(prompt_ids), None
+
+    def _generate_shared(self, prompt_ids: list[list[int]]) -> list[list[int]]:
+        """Token ids of one list per prompt. Each distinct prompt is forwarded once."""
         record = partial(entropies, temperature=self.temperature) if self.objective.skips_idle else None
         walk = None
         if self.constraint is not None:
             walk = self.constraint.start(len(prompt_ids), self._excluded, self.accelerator.device)
         found = lists_of_shared_prompts(self, prompt_ids, self.list_end, record, walk)
         self._entropies = None if record is None else [row.recorded for row in found]
-        return [row.ids for row in found], None
+        return [row.ids for row in found]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         with self.ledger.phase("reward"):

@@ -62,6 +62,9 @@ class StopsAt:
         if step == self.update:
             raise Stopped
 
+    def log_table(self, *_):
+        pass
+
 
 def train(config: Config, start: Path, mini, tracker=None) -> Run:
     """Run the RL stage of a config from its start or its checkpoint."""

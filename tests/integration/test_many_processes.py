@@ -179,6 +179,45 @@ def test_sharded_weights_make_the_same_run(undisturbed):
     assert (saved / "pytorch_model_fsdp.bin").exists()  # accelerate really sharded
 
 
+ADAPTED = ["adapter=lora", "adapter.rank=4", "algorithm.kl.beta=0.05", *LONGER]
+
+
+@pytest.mark.slow
+def test_an_adapter_is_trained_alike_by_every_strategy(tmp_path_factory):
+    """One process, two with whole weights, two with sharded ones. SFT saves merged weights, RL its adapter."""
+    roots = {}
+    for name, launcher, strategy in (("one", ALONE, "ddp"), ("ddp", TORCHRUN, "ddp"), ("fsdp2", TORCHRUN, "fsdp2")):
+        roots[name] = tmp_path_factory.mktemp(name)
+        succeed(start(launcher, roots[name], f"trainer={strategy}", *ADAPTED))
+    for name in ("sft", "rl"):
+        one, ddp, fsdp2 = (stage(root, name, *ADAPTED) for root in roots.values())
+        assert_close(
+            one, ddp, ROUNDING, OF_MICRO_BATCHES if name == "rl" else {"entropy": 0.01, "token_accuracy": 0.01}
+        )
+        assert_close(ddp, fsdp2, ROUNDING, {})
+        assert (one.final_model / "adapter_model.safetensors").exists() == (name == "rl")
+        for run in (ddp, fsdp2):
+            there = weights(run)
+            for key, value in weights(one).items():
+                torch.testing.assert_close(there[key], value, atol=ROUNDING, rtol=0)
+    saved = fsdp2.checkpoints / "checkpoint-8"
+    assert list(saved.glob("pytorch_model_fsdp*")) and sum(f.stat().st_size for f in saved.glob("*.bin")) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_killed_run_with_an_adapter_is_resumed(strategy, tmp_path_factory):
+    whole, killed = (tmp_path_factory.mktemp(name) for name in ("whole", "killed"))
+    succeed(start(TORCHRUN, whole, f"trainer={strategy}", *ADAPTED))
+    process = start(TORCHRUN, killed, f"trainer={strategy}", *ADAPTED)
+    wait_for_update(process, stage(killed, "rl", *ADAPTED), 5)
+    worker(process, 1).kill()
+    finish(process, 120)
+    succeed(start(TORCHRUN, killed, f"trainer={strategy}", *ADAPTED))
+    for name in ("sft", "rl"):
+        assert_identical(stage(killed, name, *ADAPTED), stage(whole, name, *ADAPTED))
+
+
 STATEFUL = ["algorithm=humanline", "+algorithm.regularisers.sft=0.1", *LONGER]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import get_peft_model
 from rich.console import Console
 from transformers import (
     AutoModelForCausalLM,
@@ -32,6 +33,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from rlbench.base.errors import OutOfMemory
 from rlbench.models import shared_prompt
+from rlbench.models.adapters import lora_config
 from rlbench.models.batches import Completions
 from rlbench.models.loading import load_tokenizer
 from rlbench.models.shared_prompt import prompt_rows, shared_scores
@@ -40,7 +42,15 @@ from rlbench.running import memory, shortage
 from rlbench.running.cli import CONF
 from rlbench.running.memory import _of_group, estimate, words
 from rlbench.running.memory_shape import Shape, shape_of
-from rlbench.running.memory_updates import Pass, kept, of_plain_block, passes_of_updates
+from rlbench.running.memory_updates import (
+    EIGHT_BIT_STATES,
+    NF4,
+    Pass,
+    kept,
+    of_plain_block,
+    passes_of_updates,
+    plain_pass,
+)
 from rlbench.running.shortage import is_out_of_memory, settings_to_lower
 from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import locate
@@ -315,6 +325,9 @@ def test_a_warning_says_what_to_lower(capsys):
     assert "To reduce it, lower these settings in this order: trainer.rl.micro_batch_size (now 64; " in text
 
 
+SAVING = ["trainer.bf16=true", "trainer.gradient_checkpointing=true", "trainer.share_prompts=never"]
+
+
 def test_what_helps_the_phase_comes_first():
     config = composed(*SMALL, "trainer.rl.micro_batch_size=64")
 
@@ -328,7 +341,9 @@ def test_what_helps_the_phase_comes_first():
     config = composed(*SMALL, *paths)
     assert keys("update")[:2] == ["trainer.rl.micro_batch_tokens", "trainer.share_prompts"]
     assert keys("rollout")[:2] == ["trainer.bf16", "generation.prefill"]
-    done = composed(*SMALL, "trainer.rl.micro_batch_size=1", "trainer.bf16=true", "trainer.gradient_checkpointing=true")
+    again = composed(*SMALL, "trainer.rl.micro_batch_size=1", "trainer.gradient_checkpointing=true")
+    assert settings_to_lower(again, "update")[0] == "trainer.share_prompts=never"
+    done = composed(*SMALL, "trainer.rl.micro_batch_size=1", *SAVING, "trainer.optimizer=adamw_8bit", "adapter=lora")
     assert len(settings_to_lower(done, "update")) == 3
 
 
@@ -478,3 +493,118 @@ def test_a_run_without_memory_says_what_to_lower_and_that_helps(tmp_path):
     enough = limited(500, narrow)
     assert enough.returncode == 0, enough.stderr
     assert locate(composed(*overrides, narrow), "rl").status() == "done"
+
+
+# Low memory
+
+QWEN_05B = Qwen2Config(
+    vocab_size=151936,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_hidden_layers=24,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
+LLAMA_3B = LlamaConfig(
+    vocab_size=128256,
+    hidden_size=3072,
+    intermediate_size=8192,
+    num_hidden_layers=28,
+    num_attention_heads=24,
+    num_key_value_heads=8,
+    head_dim=128,
+    tie_word_embeddings=True,
+)
+FITTING = [*SAVING, "trainer.rl.completions_per_update=64", "trainer.sft.micro_batch_size=4"]
+LORA_3B = ["adapter=lora", "model.dtype=bfloat16", "evaluation.batch_size=32"]
+"""The settings of docs/low-memory.md."""
+
+
+@pytest.mark.parametrize(
+    ("model", "card", "said", "overrides"),
+    [
+        (QWEN_05B, 16e9, 12.0, ["model=qwen2.5_0.5b", "trainer.optimizer=adamw_8bit"]),
+        (
+            LLAMA_3B,
+            24e9,
+            16.1,
+            ["model=llama3.2_3b", "adapter=lora", "model.dtype=bfloat16", "evaluation.batch_size=32"],
+        ),
+    ],
+)
+def test_documented_settings_fit_a_card(model, card, said, overrides, monkeypatch):
+    """Prompts of 1,000 tokens and groups of 8, with a tenth of the card left."""
+    monkeypatch.setattr(memory, "available_memory", lambda on_gpu: int(0.9 * card))
+    config = composed(*FITTING, *overrides)
+    assert config.trainer.rl.group_size == 8 and config.generation.max_new_tokens == 1024
+    expected = estimate(config, shape_of(model, config.adapter), 1000, 1000, True)
+    assert expected.fits and expected.peak / 2**30 == pytest.approx(said, abs=0.06), str(expected)
+    page = (CONF.parent / "docs/low-memory.md").read_text()
+    assert f"{said:.1f} GiB" in page and all(text in page for text in (*FITTING, *overrides))
+
+
+def test_an_adapter_leaves_little_to_train():
+    plain, adapted = shape_of(LLAMA), shape_of(LLAMA, composed("adapter=lora", "adapter.rank=4").adapter)
+    of_block = 4 * (2 * (256 + 192) + 2 * (256 + 48) + 3 * (256 + 704))
+    assert (
+        adapted.adapter == 2 * of_block and replace(adapted, adapter=0, adapted=0, inputs=0, ranks=0, linear=0) == plain
+    )
+    assert (adapted.ranks, adapted.inputs) == (7 * 4, 5 * 256 + 192 + 704)
+    assert adapted.adapted == adapted.linear == 2 * (2 * 256 * 192 + 2 * 256 * 48 + 3 * 256 * 704)
+    all_of, lora = of(shape=adapted), of("adapter=lora", shape=adapted)
+    parts = lora.parts["update"]
+    assert parts["adapter"] == parts["gradients"] == 4 * adapted.adapter
+    assert parts["optimiser"] == 8 * adapted.adapter and parts["reference"] == 0 < all_of.parts["update"]["reference"]
+    four_bits = of("adapter=qlora", shape=adapted)
+    assert four_bits.parts["update"]["weights"] < 0.4 * parts["weights"]
+    assert four_bits.parts["evaluation"]["weights"] == parts["weights"]  # of the untrained model
+    on_cpu = of("adapter=lora", shape=adapted, on_gpu=False).parts["rollout"]
+    assert on_cpu["merged copy"] == 4 * adapted.adapted and not lora.parts["rollout"]["merged copy"]
+
+
+def test_states_of_optimisers():
+    def states(name: str) -> int:
+        return of(f"trainer.optimizer={name}", shape=replace(SHAPE, embeddings=64000)).parts["update"]["optimiser"]
+
+    assert states("adamw") == 8 * 10**6 and states("paged_adamw") == 0
+    assert states("adamw_8bit") == int(936000 * 2 * (1 + 4 / 256)) + 8 * 64000
+    assert states("adafactor") < states("adamw") / 20
+
+
+def optimiser_bytes(state) -> int:
+    return sum(value.numel() * value.element_size() for value in state.values() if torch.is_tensor(value))
+
+
+def test_states_of_8_bit_optimisers_are_what_bitsandbytes_keeps():
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="pip install -r requirements-bitsandbytes.txt")
+    weight = torch.nn.Parameter(torch.randn(512, 256))
+    optimiser = bitsandbytes.optim.AdamW8bit([weight])
+    weight.square().sum().backward()
+    optimiser.step()
+    kept_here = optimiser_bytes(optimiser.state[weight]) - 2 * 256 * 4  # two tables, shared by all weights
+    assert kept_here == pytest.approx(weight.numel() * EIGHT_BIT_STATES, rel=0.01)
+    linear = bitsandbytes.nn.Linear4bit(256, 512, bias=False, quant_type="nf4", compress_statistics=True).to("cpu")
+    state = linear.weight.quant_state
+    size = linear.weight.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
+    assert size == pytest.approx(256 * 512 * NF4, rel=0.01)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_an_adapted_block_keeps_is_what_torch_saves(bf16):
+    """A block of a plain pass. Frozen weights need no inputs, but the adapter beside them does."""
+    config = composed(*SMALL, "adapter=lora", f"trainer.bf16={str(bf16).lower()}")
+
+    def forward(model):
+        wrapped = get_peft_model(model, lora_config(config.adapter))
+        model.enable_input_require_grads()
+        ids = torch.ones(16, 100, dtype=torch.long)
+        mask = torch.ones_like(ids)
+        mask[0, :3] = 0
+        add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+        wrapped(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True)
+
+    shape = shape_of(LLAMA, config.adapter)
+    two, four = (kept(config, replace(shape, layers=layers), plain_pass(16, 99, 1), False, True) for layers in (2, 4))
+    weights = shape.adapter * 2 // 2 if bf16 else 0  # copies of a block's own weights
+    assert (four - two) / 2 + weights == pytest.approx(saved_by_a_block(bf16, forward), rel=0.08)
