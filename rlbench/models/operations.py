@@ -54,15 +54,15 @@ class ModelShape:
             return sum(_size(weight) for weight in of if weight.dim() == 2) + experts * sum(stacked)
 
         frozen = products([weight for weight in weights if not weight.requires_grad])
-        trained = {"frozen": frozen, "is_head_frozen": not head.weight.requires_grad}
+        fixed = not head.weight.requires_grad
         heads = getattr(config, "num_attention_heads", None)
         if not heads:  # a state-space model: its scan is no matrix product
-            return cls(products(weights), head.weight.numel(), 0, (), **trained)
+            return cls(products(weights), head.weight.numel(), 0, (), frozen, fixed)
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
         window = getattr(config, "sliding_window", None)
         windows = tuple(window if kind == "sliding_attention" else None for kind in kinds if kind in ATTENTION)
-        return cls(products(weights), head.weight.numel(), heads * size, windows, **trained)
+        return cls(products(weights), head.weight.numel(), heads * size, windows, frozen, fixed)
 
     def forward(self, before: Sequence[int], new: Sequence[int], scored: int, *, trains: bool = False) -> int:
         """Operations of a forward pass, or of a forward and a backward pass.

@@ -225,15 +225,13 @@ def kept(config: Config, shape: Shape, one: Pass, on_gpu: bool, adapts: bool = F
 
 
 def _of_adapter(config: Config, shape: Shape) -> int:
-    """Return the bytes per token that the adapter of a block keeps.
+    """Return the bytes per token that a block keeps more with an adapter.
 
     These are the result of A in each layer. On bfloat16 weights without autocast each layer also keeps its input in
-    float32, the type of the adapter.
+    float32, the type of the adapter. Two norms with frozen weights keep no normalised vector.
     """
-    if config.trainer.bf16:
-        return shape.ranks * HALF
-    copies = shape.inputs * FLOAT if config.model.dtype == "bfloat16" else 0
-    return shape.ranks * FLOAT + copies
+    copies = shape.inputs * FLOAT if config.model.dtype == "bfloat16" and not config.trainer.bf16 else 0
+    return shape.ranks * (HALF if config.trainer.bf16 else FLOAT) + copies - 2 * shape.hidden * FLOAT
 
 
 def of_shared_blocks(config: Config, shape: Shape, one: Pass, on_gpu: bool) -> int:

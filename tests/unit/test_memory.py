@@ -121,7 +121,7 @@ def test_a_shape_of_any_architecture(model, expected):
 def test_no_estimate_never_stops_a_run(mini, tiny_folder, tmp_path, monkeypatch):
     """For a model that is no decoder, or whose config has no heads, only the reason is printed."""
     config, tokenizer = composed(*SMALL), load_tokenizer(tiny_folder)
-    for model, said in [(T5Config(d_model=32, num_layers=1), "ValueError: "), (MambaConfig(), "AttributeError: ")]:
+    for model, said in [(T5Config(d_model=32, num_layers=1), "ValueError: "), (MambaConfig(), "the memory of Mamba")]:
         folder = tmp_path / model.model_type
         model.save_pretrained(folder)
         expected = memory.estimate_or_reason(config, mini, str(folder), tokenizer)
@@ -129,13 +129,13 @@ def test_no_estimate_never_stops_a_run(mini, tiny_folder, tmp_path, monkeypatch)
         console = Console(record=True, width=300)
         shortage.tell(config, expected, console)
         assert "memory: no estimate: " + said in console.export_text()
-    ended = pytest.raises(OutOfMemory, match="Expected: no estimate: AttributeError")
+    ended = pytest.raises(OutOfMemory, match="Expected: no estimate: the memory of Mamba")
     with ended, shortage.explained(config, "rl", Ledger(), expected):
         raise MemoryError
     monkeypatch.setattr(memory, "estimate_or_reason", lambda *_: expected)
     console = Console(record=True, width=300)
     shortage.show([composed(*SMALL, f"cache_dir={tmp_path}")], 2, console)
-    assert "memory: no estimate: AttributeError" in console.export_text()
+    assert "memory: no estimate: the memory of Mamba" in console.export_text()
 
 
 def test_few_long_prompts_are_no_reason_for_a_large_batch():
@@ -528,7 +528,7 @@ LORA_3B = ["adapter=lora", "model.dtype=bfloat16", "evaluation.batch_size=32"]
         (
             LLAMA_3B,
             24e9,
-            16.1,
+            15.7,
             ["model=llama3.2_3b", "adapter=lora", "model.dtype=bfloat16", "evaluation.batch_size=32"],
         ),
     ],
@@ -607,4 +607,4 @@ def test_what_an_adapted_block_keeps_is_what_torch_saves(bf16):
     shape = shape_of(LLAMA, config.adapter)
     two, four = (kept(config, replace(shape, layers=layers), plain_pass(16, 99, 1), False, True) for layers in (2, 4))
     weights = shape.adapter * 2 // 2 if bf16 else 0  # copies of a block's own weights
-    assert (four - two) / 2 + weights == pytest.approx(saved_by_a_block(bf16, forward), rel=0.08)
+    assert (four - two) / 2 + weights == pytest.approx(saved_by_a_block(bf16, forward), rel=0.05)
