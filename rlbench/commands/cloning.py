@@ -44,6 +44,8 @@ FIXED = {
     "dataset": "the parent has read its data",
     "matching": "the parent was rewarded by it",
     "model": "the checkpoint has its weights",
+    "adapter": "the checkpoint has its weights",
+    "trainer.optimizer": "the checkpoint has its states",
     "seed": "the checkpoint has its random numbers",
     "stage": "a clone is an RL run",
     "runs_dir": "a clone is beside its parent",
