@@ -186,9 +186,12 @@ def _vllm(options: argparse.Namespace, place: ListPlace, name: str) -> Evaluated
 
     from rlbench.evaluation.evaluate import prompt_ids
     from rlbench.models.loading import load_tokenizer
-    from rlbench.models.sources import model_folder
+    from rlbench.models.sources import ADAPTER_CONFIG, model_folder
 
     config, source, generation = place.config, model_folder(options.model), place.config.generation
+    if (source / ADAPTER_CONFIG).is_file():
+        raise BadInput(f"--backend vllm reads whole models, but --model {options.model} has an adapter; merge the two "
+                       "(docs/low-memory.md), or leave --backend out")  # fmt: skip
     tokenizer = load_tokenizer(source, generation.template_date)
     engine = LLM(str(source), dtype=config.model.dtype, seed=options.seed)
     shaping = {"max_tokens": generation.max_new_tokens, "repetition_penalty": generation.repetition_penalty}

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -79,21 +79,19 @@ def in_float32(model: nn.Module) -> None:
 
 
 def check_targets(adapter: AdapterConfig, source: str | Path) -> list[str]:
-    """Return one sentence per target that names no linear layer of the model, or its LM head.
+    """Return one sentence per target that names no linear layer of the model, or its LM head; or why peft refuses them.
 
     Args:
         adapter: the settings.
         source: folder of the model. Only its config is read.
     """
-    if not adapter.is_used or adapter.targets == [ALL_LINEAR]:
-        return []
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(source)))
     head = model.get_output_embeddings()
     linear = {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear | Conv1D)}
     known = sorted({name.rpartition(".")[2] for name, one in linear.items() if one is not head})
     problems = []
-    for target in adapter.targets:
+    for target in adapter.targets if adapter.targets != [ALL_LINEAR] else ():
         found = [one for name, one in linear.items() if name == target or name.endswith(f".{target}")]
         if not found:
             problems.append(
@@ -102,7 +100,18 @@ def check_targets(adapter: AdapterConfig, source: str | Path) -> list[str]:
             )
         elif head in found:
             problems.append(f"adapter.targets contains '{target}', {HEAD}; leave it out")
-    return problems
+    if problems:
+        return problems
+    try:
+        with init_empty_weights():
+            get_peft_model(model, lora_config(adapter))
+    except ValueError as error:  # for example layers of Mamba whose weights its kernels read
+        reason = str(error).splitlines()[0].partition("] ")
+        return [
+            f"adapter.targets = {adapter.targets} cannot be adapted: {reason[2] or reason[0]} Name other layers of "
+            f"{', '.join(known)}, such as adapter.targets=[{known[0]}]"
+        ]
+    return []
 
 
 @contextmanager

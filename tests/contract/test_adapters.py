@@ -21,9 +21,9 @@ from tests.contract.test_resume_of_state import RL, Stopped, StopsAt, train
 SHORT = [
     *SMALL,
     *(f"trainer.rl.{key}={value}" for key, value in RL.items()),
-    "trainer.rl.updates=6",
+    "trainer.rl.updates=4",
     "generation.max_new_tokens=16",
-    "evaluation.every=6",
+    "evaluation.every=4",
     "evaluation.validation_contexts=2",
     "algorithm.kl.beta=0.1",
     "algorithm.layout=published",  # so that an untrained model's lists have ranks
@@ -35,13 +35,13 @@ LORA = ["adapter=lora", "adapter.rank=4"]
 def resumed_and_whole(
     mini: RankedListDataset, start: Path, folder: Path, *overrides: str, adapts: bool = True
 ) -> tuple[Run, Run]:
-    """A run that is stopped at update 5 and resumed from update 4, and one that is never stopped."""
+    """A run that is stopped at update 3 and resumed from update 2, and one that is never stopped."""
 
     def config(name: str) -> Config:
         return composed(*SHORT, *(LORA if adapts else []), *overrides, f"runs_dir={folder}/{name}")
 
     with suppress(Stopped):
-        train(config("stopped"), start, mini, StopsAt(5))
+        train(config("stopped"), start, mini, StopsAt(3))
     assert not locate(config("stopped"), "rl").final_model.exists()
     return train(config("stopped"), start, mini), train(config("whole"), start, mini)
 
@@ -57,13 +57,13 @@ def assert_same(one: Run, other: Run) -> None:
 def test_a_resumed_run_is_never_stopped(mini, tiny_folder, tmp_path):
     stopped, whole = resumed_and_whole(mini, tiny_folder, tmp_path)
     assert_same(stopped, whole)
-    for folder in (whole.final_model, whole.checkpoints / "checkpoint-6"):
+    for folder in (whole.final_model, whole.checkpoints / "checkpoint-4"):
         assert not (folder / "model.safetensors").exists() and (folder / "base.json").is_file()
         assert not adapted(load_model(folder, "float32"))
-    state = torch.load(whole.checkpoints / "checkpoint-6/optimizer.pt", weights_only=False)["state"]
+    state = torch.load(whole.checkpoints / "checkpoint-4/optimizer.pt", weights_only=False)["state"]
     saved = load_file(whole.final_model / "adapter_model.safetensors")
     assert len(state) == len(saved)
-    assert json.loads((whole.checkpoints / f"checkpoint-6/{RESUME_FILE}").read_text())["budget"]
+    assert json.loads((whole.checkpoints / f"checkpoint-4/{RESUME_FILE}").read_text())["budget"]
     kl = [row["value"] for row in whole.read_metrics() if row["metric"] == "kl"]
     assert kl[0] == 0 and kl[-1] > 1e-6  # the reference is the start, without a second model
 
@@ -114,5 +114,5 @@ def test_preferences_resume_exactly(algorithm, mini, tiny_folder, tmp_path):
     whole = train(config, tiny_folder, mini)
     stopped = composed(*short, f"algorithm={algorithm}", *size, f"runs_dir={tmp_path}/stopped")
     with suppress(Stopped):
-        train(stopped, tiny_folder, mini, StopsAt(5))
+        train(stopped, tiny_folder, mini, StopsAt(3))
     assert_same(train(stopped, tiny_folder, mini), whole)

@@ -2,29 +2,37 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from trl.trainer.utils import add_fused_lm_head
 
 from rlbench.base.content import forget
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import AlgorithmConfig
 from rlbench.evaluation.evaluate import evaluate
 from rlbench.models.adapters import adapted, causal, check_targets, lora_config, merged, note_base, weights_put_back
-from rlbench.models.loading import load_model
+from rlbench.models.batches import Completions
+from rlbench.models.constraint import constraint_of
+from rlbench.models.label_head import add_label_head
+from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.models.operations import ModelShape
 from rlbench.models.sources import with_adapter_digests
 from rlbench.running.checks import check_config, check_values
 from rlbench.runs.directory import label_of, locate
 from rlbench.runs.identity import config_hash, stage_settings
 from rlbench.training.engine_checks import check_engine
+from rlbench.training.scoring import SharedPasses, held_scores
 from tests.conftest import SMALL, composed
+from tests.helpers_models import FAMILIES, save_model, tiny_model
 from tests.helpers_parity import HashedLists, HashScorer
-from tests.helpers_training import load, make_criteria, make_trainer
+from tests.helpers_training import load, make_criteria, make_scorer, make_trainer
 
 SHORT = [
     *SMALL,
@@ -161,6 +169,13 @@ def test_targets_are_layers_of_the_model(tiny_folder):
     assert "the LM head" in head
 
 
+def test_layers_that_peft_cannot_adapt_are_refused(tiny_folder, tmp_path):
+    folder = save_model(tmp_path, "mamba", load_tokenizer(tiny_folder))
+    (problem,) = check_targets(composed(*SMALL, "adapter=lora").adapter, folder)
+    assert "'out_proj' is incompatible with Mamba-based models" in problem and "dt_proj, in_proj" in problem
+    assert check_targets(composed(*SMALL, "adapter=lora", "adapter.targets=[in_proj,x_proj]").adapter, folder) == []
+
+
 # Numbers
 
 
@@ -194,8 +209,14 @@ class Watch(TrainerCallback):
         self.gradients = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("share", ["always", "never"])
-@pytest.mark.parametrize("algorithm", ["grpo", "rank_grpo"])
+@pytest.mark.parametrize(
+    ("algorithm", "share"),
+    [
+        ("grpo", "always"),
+        ("rank_grpo", "never"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("grpo", "never"), ("rank_grpo", "always")]),
+    ],
+)
 def test_the_gradient_is_the_chain_rule_on_that_of_all_weights(algorithm, share, mini, tiny_folder, tmp_path, double):
     """dA = scale B' dW and dB = scale dW A', for the whole loss, at weights that are the same."""
     config = composed(
@@ -235,6 +256,83 @@ def test_merged_weights_give_the_same_numbers_and_are_put_back(kind, tiny_folder
             assert (model(ids).logits.log_softmax(-1) - plain).abs().max() > 1e-3
         assert torch.equal(model(ids).logits.log_softmax(-1), plain)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*FAMILIES, "mamba"])
+def test_every_family_can_be_adapted(family, double):
+    targets = ["adapter.targets=[in_proj,x_proj]"] if family == "mamba" else []
+    model, ids = with_change(tiny_model(family), *RANK_3, *targets).eval(), torch.arange(5, 41).view(4, 9)
+    with torch.no_grad():
+        plain = model(ids).logits
+        with merged(model) as inside:
+            torch.testing.assert_close(inside(ids).logits, plain, atol=1e-4, rtol=0)
+        assert torch.equal(model(ids).logits, plain)
+        with model.disable_adapter():
+            assert (model(ids).logits - plain).abs().max() > 1e-3
+    assert ModelShape.of(model).forward([0], [3], 1, trains=True) > 0
+    if family == "mamba":
+        return
+    prompts = ids[:, :4][[0, 0, 0, 0]]
+    batch = Completions(prompts, torch.ones_like(prompts), ids[:, 4:], torch.ones_like(ids[:, 4:]))
+    shared = SharedPasses([causal(model)], 1.0, always=True, recompute=False, autocast=nullcontext)
+    found, apart = (
+        shared.scores(model, batch, cuts, wants_entropy=False).logps
+        for cuts in ([slice(0, 4)], [slice(i, i + 1) for i in range(4)])
+    )
+    torch.testing.assert_close(found, apart, atol=1e-4, rtol=0)
+    found.sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_every_pass_of_a_wrapped_model_is_that_of_the_merged_one(held, mini, tiny_folder, double):
+    """Shared prompts, each completion with its own prompt, and the head of SFT, called through peft's wrapper."""
+    tokenizer, plain = load(tiny_folder, "float64")
+    wrapped, plain = with_change(plain), with_change(load(tiny_folder, "float64")[1]).merge_and_unload()
+    prompts = torch.arange(5, 14).repeat(8, 1)
+    prompts[4:] += 3
+    ids = torch.randint(20, 300, (8, 12), generator=torch.Generator().manual_seed(1))
+    batch = Completions(prompts, torch.ones_like(prompts), ids, torch.ones_like(ids))
+    if held:
+        scorer = make_scorer(composed(*SMALL), mini, tokenizer, plain)
+        made = constraint_of(
+            composed(*SMALL, "generation.constraint=catalogue").generation, scorer.reader, scorer.judge
+        )
+        walk_ids, walk_mask = lines_of(scorer, 8)
+        batch = Completions(prompts, torch.ones_like(prompts), walk_ids, walk_mask)
+        batch = replace(batch, allowed=made.followed(walk_ids, walk_mask, None))
+    scores, gradients = [], []
+    for model in (wrapped, plain.requires_grad_()):
+        shared = SharedPasses([causal(model)], 0.7, always=True, recompute=False, autocast=nullcontext)
+        found = shared.scores(model, batch, [slice(0, 8)], wants_entropy=True)
+        apart = shared.scores(model, batch, [slice(i, i + 1) for i in range(8)], wants_entropy=True)
+        torch.testing.assert_close(found.logps, apart.logps)
+        scores.append(torch.stack([found.logps, found.entropies]))
+        if held:
+            torch.testing.assert_close(held_scores(model, batch, 0.7).logps, found.logps)
+        found.logps.square().sum().backward()
+        weights = model.get_input_embeddings().weight
+        gradients.append(weights.grad is not None)
+    torch.testing.assert_close(*scores)
+    assert gradients == [False, True]
+    labels = torch.cat([prompts.masked_fill(prompts > 0, -100), batch.completion_ids], 1)
+    outputs = []
+    for model in (wrapped, plain):
+        add_fused_lm_head(causal(model))
+        add_label_head(causal(model))
+        outputs.append(model(input_ids=labels.clamp(min=1), labels=labels, fused_lm_head=True).log_probs)
+    torch.testing.assert_close(*outputs)
+
+
+def lines_of(scorer, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of a catalogue's lines, and their masks."""
+    tokenizer = scorer.reader.tokenizer
+    items = scorer.judge.catalog.items
+    texts = ["".join(f"{title} ({year})\n" for title, year in items[3 * i : 3 * i + 2]) for i in range(rows)]
+    ids = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    mask = [torch.ones_like(row) for row in ids]
+    return pad_sequence(ids, batch_first=True), pad_sequence(mask, batch_first=True)
 
 
 def test_subtracting_what_was_added_would_drift(tiny_folder):

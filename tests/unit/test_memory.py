@@ -434,10 +434,16 @@ PLAIN = ["trainer.share_prompts=never", "generation.prefill=repeated"]
         (MEDIUM, 32, 32, 40, ["trainer.gradient_checkpointing=true"]),
         (MEDIUM, 32, 32, 40, PLAIN),
         (MEDIUM, 32, 32, 40, ["algorithm=s_dpo"]),
+        (MEDIUM, 8, 8, 40, ["adapter=lora"]),
+        (MEDIUM, 32, 32, 40, ["adapter=lora", "trainer.gradient_checkpointing=true", "trainer.share_prompts=never"]),
+        (MEDIUM, 8, 8, 40, ["trainer.optimizer=adamw_8bit", "trainer.gradient_checkpointing=true"]),
+        (MEDIUM, 8, 8, 40, ["adapter=qlora"]),
     ],
 )
 def test_the_estimate_is_near_what_is_measured(model, completions, micro_batch, new, more, tmp_path):
     """Within a quarter of the process's peak resident memory."""
+    if {"adapter=qlora", "trainer.optimizer=adamw_8bit"} & set(more):
+        pytest.importorskip("bitsandbytes", reason="pip install -r requirements-bitsandbytes.txt")
     batches = [f"trainer.rl.completions_per_update={completions}", f"trainer.rl.micro_batch_size={micro_batch}"]
     batches.append(f"generation.max_new_tokens={new}")
     overrides = [*SHORT, *model, *batches, *more, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
