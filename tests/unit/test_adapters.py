@@ -132,6 +132,10 @@ def test_a_row_says_its_adapter():
         (["adapter=lora", "adapter.stages=[rl,zero]"], "adapter.stages contains 'zero'; known: sft, rl"),
         (["adapter=lora", "adapter.quantization=int3"], "'int3' is unknown; known: none, nf4"),
         (["adapter=lora", "algorithm=humanline"], "the reference is the model without it"),
+        (
+            ["adapter=lora", "generation.engine=vllm_colocate", "trainer.parallel.strategy=fsdp2"],
+            "an adapter on sharded weights is not merged",
+        ),
         (["trainer.optimizer=adam"], "trainer.optimizer = 'adam' is unknown; known: adamw, adamw_8bit"),
         (["trainer.optimizer=adafactor", "trainer.parallel.strategy=fsdp2"], "needs whole weights"),
     ],
