@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from analysis.api.plots import plot_training as plot_training
     from analysis.api.runs import Runs as Runs
     from analysis.api.runs import read as read
+    from rlbench.api.experiment import Experiment as Experiment
+    from rlbench.api.experiment import RunFailed as RunFailed
     from rlbench.api.lists import metrics as metrics
     from rlbench.api.lists import parse as parse
     from rlbench.api.objectives import objective as objective
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 # rlbench imports the analysis.
 _MODULES = {
     "BadInput": "rlbench.base.errors",
+    "Experiment": "rlbench.api.experiment",
+    "RunFailed": "rlbench.api.experiment",
     "Runs": "analysis.api.runs",
     "metrics": "rlbench.api.lists",
     "parse": "rlbench.api.lists",
@@ -33,7 +37,19 @@ _MODULES = {
     "read": "analysis.api.runs",
 }
 
-__all__ = ["BadInput", "Runs", "metrics", "objective", "parse", "plot_credit", "plot_curves", "plot_training", "read"]
+__all__ = [
+    "BadInput",
+    "Experiment",
+    "RunFailed",
+    "Runs",
+    "metrics",
+    "objective",
+    "parse",
+    "plot_credit",
+    "plot_curves",
+    "plot_training",
+    "read",
+]
 
 
 def __getattr__(name: str) -> Any:
