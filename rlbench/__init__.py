@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from analysis.api.runs import read as read
     from rlbench.api.experiment import Experiment as Experiment
     from rlbench.api.experiment import RunFailed as RunFailed
+    from rlbench.api.groups import sample_group as sample_group
     from rlbench.api.lists import metrics as metrics
     from rlbench.api.lists import parse as parse
     from rlbench.api.objectives import objective as objective
+    from rlbench.api.trl import trl_trainer as trl_trainer
     from rlbench.base.errors import BadInput as BadInput
 
 # Names of modules are texts here, as in `rlbench.__main__`: the two entry points know both packages, and no room of
@@ -35,6 +37,8 @@ _MODULES = {
     "plot_curves": "analysis.api.plots",
     "plot_training": "analysis.api.plots",
     "read": "analysis.api.runs",
+    "sample_group": "rlbench.api.groups",
+    "trl_trainer": "rlbench.api.trl",
 }
 
 __all__ = [
@@ -49,6 +53,8 @@ __all__ = [
     "plot_curves",
     "plot_training",
     "read",
+    "sample_group",
+    "trl_trainer",
 ]
 
 

@@ -112,12 +112,26 @@ class Runs:
         Raises:
             BadInput: there is no such run, or there are several.
         """
+        return self.collection.config(self._one(run))
+
+    def path(self, run: str | None = None) -> Path:
+        """The directory of a run, with its model, logs and files (docs/results-schema.md).
+
+        Args:
+            run: as for `config`.
+
+        Raises:
+            BadInput: there is no such run, there are several, or the runs are a stored collection.
+        """
+        return self._folder(self._one(run))
+
+    def _one(self, run: str | None) -> str:
         names = self._names
         if run is None and len(names) > 1:
             raise BadInput(f"run is missing, and there are {len(names)} runs: give one of the column `run`")
         if run is not None and run not in names:
             raise BadInput(f"run = {run!r} is none of the {len(names)} runs.{nearest(run, names)}")
-        return self.collection.config(names[0] if run is None else run)
+        return names[0] if run is None else run
 
     def where(self, **columns: Any) -> "Runs":
         """The runs whose columns have these values, such as `where(algorithm="grpo", seed=[0, 1])`.

@@ -198,6 +198,8 @@ def _run(arguments: Sequence[str], *, show: bool) -> tuple[int, str]:
         if child.poll() is None:
             child.terminate()
         child.wait()
+        assert child.stdout is not None
+        child.stdout.close()
     return child.returncode, "".join(said)
 
 

@@ -44,8 +44,9 @@ class SampledGroup:
     """The G completions of one prompt.
 
     Attributes:
-        returns: (G, C) weighted sums of the reward terms.
-        advantages: (G, C).
+        returns: (G, N) value of each rank, whatever the method credits (`Objective.rank_returns`).
+        advantages: (G, N) advantage of the tokens of each rank.
+        rewards: (G,) reward of each list.
         unit_ids: (G, T) the unit of each token.
         token_advantages: (G, T).
     """
@@ -54,6 +55,7 @@ class SampledGroup:
     lists: list[ScoredList]
     returns: torch.Tensor
     advantages: torch.Tensor
+    rewards: torch.Tensor
     tokens: list[list[str]]
     unit_ids: torch.Tensor
     token_advantages: torch.Tensor
@@ -128,15 +130,16 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
         objective.units.count,
         rank_features(seen.hidden_states[-1][:, -output.size(1) :], units.unit_ids, objective.units),
     )
-    advantages = objective.unit_advantages(rollout, group_size)
+    spread = objective.spread_advantages(objective.unit_advantages(rollout, group_size), units.n_units)
     return SampledGroup(
         record,
         scorer.lists,
-        objective.weighted(objective.unit_returns(scorer.rewards, group_size)),
-        advantages,
+        objective.rank_returns(scorer.rewards, group_size),
+        spread[:, : objective.units.list_length],
+        scorer.rewards.totals,
         [tokenizer.convert_ids_to_tokens(row) for row in ids],
         units.unit_ids,
-        objective.token_advantages(objective.spread_advantages(advantages, units.n_units), units),
+        objective.token_advantages(spread, units),
     )
 
 
@@ -156,17 +159,15 @@ def show(group: SampledGroup, config: Config, which: int, console: Console) -> N
     ended = "ends with EOS" if scored.finished else "cut off at the token limit"
     title = f"completion {which + 1} of {len(group.lists)}, {ended}"
     console.print(Panel(Text(scored.text), title=title, title_align="left"))
-    by_rank = group.advantages.size(1) > 1
     table = Table("rank", "entry", "verdict", "tokens", "return", "advantage", title=f"{config.label}: credit by rank")
     for rank, (entry, verdict) in enumerate(zip(scored.parsed.entries, scored.verdicts, strict=False)):
-        column = rank if by_rank else 0
         table.add_row(
             str(rank + 1),
             line_of(entry.title, entry.year),
             Text(str(verdict), style=COLOURS[verdict]),
             str(int((group.unit_ids[which] == rank).sum())),
-            f"{group.returns[which, column]:.3f}",
-            f"{group.advantages[which, column]:+.3f}",
+            f"{group.returns[which, rank]:.3f}",
+            f"{group.advantages[which, rank]:+.3f}",
         )
     console.print(table)
     spread = [

@@ -100,6 +100,21 @@ class ListScorer:
         self.lists: list[ScoredList] = []
         self.rewards: RewardBatch | None = None
 
+    @property
+    def functions(self) -> list[Any]:
+        """The reward functions that TRL calls."""
+        return [self]
+
+    def batch(self, totals: torch.Tensor, completion_ids: Sequence[Sequence[int]]) -> RewardBatch:
+        """Rewards of the B completions of the latest call.
+
+        Args:
+            totals: (B, F) what TRL has got from `functions`.
+            completion_ids: the completions.
+        """
+        assert self.rewards is not None
+        return self.rewards
+
     def read(
         self,
         completion_ids: Sequence[Sequence[int]],

@@ -67,7 +67,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
     Args:
         objective: the algorithm.
-        scorer: the reward function; also passed to TRL as its only one.
+        scorer: the reward; TRL gets its functions.
         demonstrations: source of demonstration batches, for an objective that needs them.
         batching: how completions become forward passes.
         ledger: records the run's spending; by default a new one.
@@ -101,7 +101,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         **kwargs: Any,
     ):
         with prepared_engine(kwargs["args"], generation.prefill == "shared"):
-            super().__init__(reward_funcs=[scorer], **kwargs)
+            super().__init__(reward_funcs=scorer.functions, **kwargs)
         in_float32(self.model)
         if self.use_vllm:
             unwrapped = self.accelerator.unwrap_model(self.model)
@@ -148,9 +148,10 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        assert self.scorer.rewards is not None
+        first = self.accelerator.process_index * len(prompts)
+        own = self.scorer.batch(rewards[first : first + len(prompts)], completion_ids_list)
         # Gathered for the same reason as TRL gathers rewards: a group may be spread over processes.
-        self._gathered = self.scorer.rewards.map(lambda tensor: gather(tensor.to(self.accelerator.device)))
+        self._gathered = own.map(lambda tensor: gather(tensor.to(self.accelerator.device)))
         return rewards
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
