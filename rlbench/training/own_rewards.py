@@ -73,7 +73,7 @@ class RankRewards:
             if isinstance(ranked, list) and len(ranked) > self.n:
                 raise BadInput(
                     f"reward_funcs: {self.name} returned {len(ranked)} rewards for completion {place}, but lists have "
-                    f"n = {self.n} ranks"
+                    f"n = {self.n} rank{'s' if self.n > 1 else ''}; give n"
                 )
             self.latest.append(ranked if isinstance(ranked, list) else None)
             totals.append(None if ranked is None else float(sum(parts)))
@@ -123,8 +123,11 @@ class OwnScorer(ListScorer):
         """Rewards of B completions.
 
         Raises:
-            BadInput: the method credits ranks, and no function gives rewards of ranks.
+            BadInput: the method credits ranks, and no function gives rewards of ranks; or no function scores a
+                completion.
         """
+        if totals.isnan().all(dim=1).any():
+            raise BadInput("reward_funcs: every function returned None for a completion; at least one must score it")
         totals = totals.double().nan_to_num(0.0).cpu()  # TRL leaves a function without a value out of the sum
         b, m = totals.shape
         n = self.reader.units.list_length

@@ -90,6 +90,7 @@ def test_it_is_stock_trl_where_trl_has_the_method(name, theirs, rewards, tiny_fo
         reward_funcs=rewards,
         args=arguments(tmp_path / "ours", **changes),
         processing_class=tokenizer,
+        n=N,
     )
     assert isinstance(ours, GRPOTrainer)
     losses, gradients = trained(ours, model)
@@ -202,6 +203,7 @@ def test_wrong_arguments_are_named(changes, said, tmp_path):
             lambda completions, **_: [[1.0] * 9] * len(completions),
             "returned 9 rewards for completion 0, but lists have n = 4",
         ),
+        (lambda completions, **_: [None] * len(completions), "every function returned None for a completion"),
         (lambda completions, **_: [[math.nan]] * len(completions), r"returned \[nan\] for completion 0"),
     ],
 )
