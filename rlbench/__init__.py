@@ -5,9 +5,13 @@ them need torch, pandas or matplotlib, and `import rlbench` needs none of these.
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# peft imports bitsandbytes wherever it is installed, and that warns at each start about a faster kernel for CPUs.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from analysis.api.plots import plot_credit as plot_credit
