@@ -12,9 +12,7 @@ from tests.conftest import SMALL
 from tests.helpers import ROOT
 
 COMMAND = re.compile(r"^    ((?:rlbench|python) (?:.*\\\n)*.*)$", re.MULTILINE)
-FILE = re.compile(
-    r"`([\w/.]+\.(?:py|yaml|jinja))`[^`]*:\n\n```(?:python|yaml|jinja)\n(.*?)^```$", re.MULTILINE | re.DOTALL
-)
+FILE = re.compile(r"`([\w/.]+)`[^`]*:\n\n```(?:python|yaml|jinja)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OF_MINI = SMALL[:2]
 SHORT = ["+debug=smoke", *SMALL[2:]]
 """Settings that make a run last seconds. They are added to every `rlbench run` and `python run.py` of a page."""
@@ -88,9 +86,9 @@ class Shell:
             env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MORE": " ".join(added)},
         )
 
-    def run(self, command: str, *more: str) -> str:
-        """Run a command to its end, and return its output."""
+    def run(self, command: str, *more: str, code: int = 0) -> str:
+        """Run a command to its end, check its exit code, and return its output."""
         started = self.start(command, more)
         said, _ = started.communicate(timeout=600)
-        assert started.returncode == 0, (command, said)
+        assert started.returncode == code, (command, said)
         return said

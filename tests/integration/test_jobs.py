@@ -62,7 +62,7 @@ def test_an_own_model_with_its_own_template(shell: Shell) -> None:
     if not (trained := list(shell.folder.glob("runs/*/mini-tiny/sft/*/model"))):
         shell.run("rlbench run experiment_name=trained stage=sft")
         trained = list(shell.folder.glob("runs/*/mini-tiny/sft/*/model"))
-    shutil.copytree(trained[0], shell.folder / "my_model", ignore=shutil.ignore_patterns("*.jinja"))
+    shutil.copytree(trained[0], shell.folder / "my_model", ignore=shutil.ignore_patterns("*.jinja", "files.json"))
     assert shell.write_files(page("tutorial/6-jobs.md")) == ["my_template.jinja"]
     shell.run(run)
     said = shell.run(inspect)
@@ -94,7 +94,8 @@ def test_stop_and_resume(shell: Shell) -> None:
     said, _ = started.communicate(timeout=180)
     assert started.returncode == 130 and "run the same command again to continue" in said
     assert not list(found("runs/stopped/*/sft/*/result.json"))
-    assert "interrupted" in shell.run(status)
+    said = shell.run(status, code=1)
+    assert "interrupted" in said and f"This completes it:\n  {first} " in said
     said = shell.run(again, *longer)
     assert "resum" in said, said
     assert {file.read_text() for file in found("runs/stopped/*/*/*/STATUS")} == {"done\n"}
