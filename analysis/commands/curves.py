@@ -1,7 +1,6 @@
 """Draw curves from run directories."""
 
 import argparse
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,13 +8,13 @@ from rich.console import Console
 
 from analysis import command
 from analysis.collection import Collection, collect
-from analysis.figures.captions import figure_latex
+from analysis.figures.captions import save_captioned
 from analysis.figures.choices import MANY, METRIC, SHOWN, TRAINING, VARIANT
 from analysis.figures.lines import Key, draw_training, draw_validation
 from analysis.figures.ranks import RANK_METRICS, draw_ranks, rank_metrics
 from analysis.figures.reported import Reported, beside
 from analysis.figures.series import measured, rl_rows, without_spending
-from analysis.figures.style import FORMATS, Captioned, save
+from analysis.figures.style import FORMATS, Captioned
 from analysis.render.templates import PAGE, Paper, make_paper
 from analysis.tables.marks import group_folder
 from rlbench.base.errors import BadInput, nearest
@@ -175,11 +174,7 @@ def write_figures(
                 f"[yellow]{name} is {figure.get_figheight():.1f} inches high,[/] and a page of a paper has about "
                 f"{TALLEST:g}; draw it with --width full, or name fewer metrics"
             )
-        written += save(figure, out / name, FORMATS)
-        texts = {f"{name}.txt": textwrap.fill(figure.caption, command.TERMINAL_WIDTH) + "\n"}
-        if paper.template is not None:
-            label = f"{first['experiment']}-{first['dataset']}-{first['model']}-{name}"
-            texts[f"{name}.tex"] = figure_latex(name, figure.caption, label, paper)
-        written += command.write_texts(out, texts)
+        label = f"{first['experiment']}-{first['dataset']}-{first['model']}-{name}"
+        written += save_captioned(figure, out / name, label, paper)
         command.set_aside(out, [f"{name}.tex"], written)
     return written

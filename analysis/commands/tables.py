@@ -17,15 +17,27 @@ from analysis.command import (
     terminal,
     write_texts,
 )
+from analysis.figures.captions import save_captioned
+from analysis.figures.style import FORMATS
 from analysis.problems import Problem
-from analysis.render.sheet import to_latex, to_markdown, to_rich
+from analysis.render.latex import paper_latex
+from analysis.render.sheet import Sheet, to_latex, to_markdown, to_rich
+from analysis.render.templates import PAGE, Paper, make_paper
 from analysis.tables.build import build
 from analysis.tables.model import Table
 from analysis.tables.profiles import Profile, profile_scores
-from analysis.tables.profiles_figure import FORMATS, draw_profiles, save_profiles
+from analysis.tables.profiles_figure import draw_profiles
 from analysis.tables.select import Folder
 from analysis.tables.spec import read_spec
-from analysis.tables.write import cell_runs, comparisons_csv, comparisons_sheet, runs_json, table_sheet, to_csv
+from analysis.tables.write import (
+    caption_notes,
+    cell_runs,
+    comparisons_csv,
+    comparisons_sheet,
+    runs_json,
+    table_sheet,
+    to_csv,
+)
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.files import new_folder
 
@@ -34,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command with its parsed options, and return its exit code."""
     console = terminal()
     spec = read_spec(options.spec)
+    paper = make_paper(options.template, options.width)
     found, problems = _read(options.runs)
     table = build(found, spec, problems=problems, resamples=options.resamples)
     if options.runs_of is not None:
@@ -42,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
     drawn = profile_scores(found, spec)
     out = options.out if options.out is not None else _default_folder(options.runs, options.spec)
     show(table, console)
-    written = write(table, out, problems)
-    written += _profiles(drawn, out, options.resamples)
+    written = write(table, out, problems, paper)
+    written += _profiles(drawn, out, options.resamples, paper, table.key)
     show_problems(console, Path(" ".join(map(str, options.runs))), problems)
     show_written(console, written)
     return 0
@@ -108,28 +121,37 @@ def show(table: Table, console: Console) -> None:
         console.print()
 
 
-def write(table: Table, out: Path, problems: Sequence[Problem]) -> list[Path]:
+def write(table: Table, out: Path, problems: Sequence[Problem], paper: Paper = PAGE) -> list[Path]:
     """Write both tables and the list of runs. Returns the files written."""
     new_folder(out, "--out")
     sheet = table_sheet(table)
     texts = {
         "table.md": to_markdown(sheet),
         "table.csv": to_csv(table),
-        "table.tex": to_latex(sheet),
         "table.runs.json": runs_json(table, problems),
+        **latex_files("table", sheet, paper),
     }
     if table.comparisons:
         against = comparisons_sheet(table)
         texts["comparisons.md"] = to_markdown(against)
         texts["comparisons.csv"] = comparisons_csv(table)
-        texts["comparisons.tex"] = to_latex(against)
+        texts |= latex_files("comparisons", against, paper)
     written = write_texts(out, texts)
-    set_aside(out, [f"comparisons.{suffix}" for suffix in ("md", "csv", "tex")], written)
+    made = [f"comparisons.{suffix}" for suffix in ("md", "csv", "tex", "txt")]
+    set_aside(out, [*made, "table.txt"], written)
     return written
 
 
-def _profiles(drawn: dict[str, list[Profile]], out: Path, resamples: int) -> list[Path]:
-    figure = draw_profiles(drawn, resamples=resamples)
-    written = [] if figure is None else save_profiles(figure, out / "profiles")
-    set_aside(out, [f"profiles.{suffix}" for suffix in FORMATS], written)
+def latex_files(name: str, sheet: Sheet, paper: Paper) -> dict[str, str]:
+    """A table in LaTeX; with a template also all its notes as text, of which the caption has the first ones."""
+    if paper.template is None and paper.width == PAGE.width:
+        return {f"{name}.tex": to_latex(sheet)}
+    short = replace(sheet, notes=caption_notes(sheet))
+    return {f"{name}.tex": paper_latex(short, paper), f"{name}.txt": "\n".join([sheet.title, *sheet.notes, ""])}
+
+
+def _profiles(drawn: dict[str, list[Profile]], out: Path, resamples: int, paper: Paper, key: str) -> list[Path]:
+    figure = draw_profiles(drawn, resamples=resamples, paper=paper)
+    written = [] if figure is None else save_captioned(figure, out / "profiles", f"{key}-profiles", paper)
+    set_aside(out, [f"profiles.{suffix}" for suffix in (*FORMATS, "txt", "tex")], written)
     return written

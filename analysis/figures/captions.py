@@ -1,17 +1,24 @@
 """Captions of figures: what a figure shows, of which runs, and how its lines and bands were made."""
 
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from analysis.collection import Collection
 from analysis.collection.stages import SHARED_STAGES
+from analysis.command import write_texts
 from analysis.figures.choices import AXES
 from analysis.figures.labels import Key
 from analysis.figures.series import rl_rows
+from analysis.figures.style import FORMATS, Captioned, save
 from analysis.render.numbers import many, words
 from analysis.render.sheet import in_latex
 from analysis.render.templates import Paper
 from rlbench.lists.metric_catalogue import inside, metric_title
+
+LETTERS = 120
+"""Letters in a line of a caption's text file."""
 
 LINES = {"sft": "dashed", "oracle": "dotted"}
 """Grey reference lines in words."""
@@ -54,6 +61,14 @@ def reference_words(stages: set[str], *, reported: bool) -> str:
     said = f" Grey: {words(parts)}." if parts else ""
     said += " ↑: the oracle is above the scale." if "above" in stages else ""
     return said + (" Open markers: read off the figures of arXiv 2510.20150, one seed each." if reported else "")
+
+
+def save_captioned(figure: Captioned, path: Path, label: str, paper: Paper) -> list[Path]:
+    """Write a figure in all formats, its caption as text, and with a template its LaTeX. Returns the files written."""
+    texts = {f"{path.name}.txt": textwrap.fill(figure.caption, LETTERS) + "\n"}
+    if paper.template is not None:
+        texts[f"{path.name}.tex"] = figure_latex(path.name, figure.caption, label, paper)
+    return [*save(figure, path, FORMATS), *write_texts(path.parent, texts)]
 
 
 def figure_latex(name: str, caption: str, label: str, paper: Paper) -> str:

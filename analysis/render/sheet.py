@@ -1,7 +1,7 @@
 """A table as text, and its three forms: Markdown, LaTeX and the terminal."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -190,7 +190,10 @@ LATEX = {
     "≤": r"$\leq$",
     "≥": r"$\geq$",
     "→": r"$\to$",
-    "←": r"$\leftarrow$",
+    "←": r"$\gets$",
+    "↑": r"$\uparrow$",
+    "…": r"\dots{}",
+    "’": "'",
     "−": r"$-$",
     "–": "--",
     "†": r"$^{\dagger}$",
@@ -206,18 +209,34 @@ def in_latex(text: str) -> str:
 
 
 def to_latex(sheet: Sheet) -> str:
-    """A booktabs table with notes below. Needs the packages booktabs and graphicx."""
-    width = len(sheet.header)
+    """A booktabs table with notes below, shrunk to the page if it is wider. Needs booktabs and graphicx."""
+    body = "\n".join(latex_body(sheet, {}))
     lines = [
         "% Needs booktabs and graphicx.",
         r"\begin{table*}[t]",
         r"\centering",
         rf"\caption{{{in_latex(sheet.title)}.}}",
         *([rf"\label{{tab:{sheet.key}}}"] if sheet.key else []),
-        r"\resizebox{\textwidth}{!}{%",
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        f"{body}}}",
+        r"\par\smallskip",
+        r"\begin{minipage}{\textwidth}\footnotesize",
+    ]
+    lines += [in_latex(note) for note in sheet.notes]
+    return "\n".join([*lines, r"\end{minipage}", r"\end{table*}", ""])
+
+
+def latex_body(sheet: Sheet, wrapped: Mapping[int, float]) -> list[str]:
+    """The tabular of a sheet, line by line.
+
+    Args:
+        wrapped: width in inches of the cells that are wrapped, by their place in `Line.cells`.
+    """
+    width = len(sheet.header)
+    lines = [
         rf"\begin{{tabular}}{{@{{}}{''.join('l' if sheet.is_left(i) else 'r' for i in range(width))}@{{}}}}",
         r"\toprule",
-        _latex_row(map(in_latex, sheet.header)),
+        _latex_row(_latex_header(text, "l" if sheet.is_left(i) else "r") for i, text in enumerate(sheet.header)),
         r"\midrule",
     ]
     previous = ""
@@ -228,19 +247,27 @@ def to_latex(sheet: Sheet) -> str:
             previous = line.group
         elif line.ruled:
             lines.append(r"\addlinespace" if line.group else r"\midrule")
-        lines.append(_latex_row([*map(in_latex, line.names), *map(_latex_value, line.cells)]))
+        cells = [_latex_value(cell, wrapped.get(place)) for place, cell in enumerate(line.cells)]
+        lines.append(_latex_row([*map(in_latex, line.names), *cells]))
         if any(cell.interval and cell.below for cell in line.cells):
             lines.append(_latex_row([*[""] * len(line.names), *map(_latex_interval, line.cells)]) + "[2pt]")
-    lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip", r"\begin{minipage}{\textwidth}\footnotesize"]
-    lines += [in_latex(note) for note in sheet.notes]
-    return "\n".join([*lines, r"\end{minipage}", r"\end{table*}", ""])
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _latex_header(text: str, side: str) -> str:
+    """A header; its line breaks make a stack."""
+    lines = [in_latex(line) for line in text.split("\n")]
+    stack = r"\\".join(lines)
+    return stack if len(lines) == 1 else rf"\shortstack[{side}]{{{stack}}}"
 
 
 def _latex_row(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _latex_value(cell: Shown) -> str:
+def _latex_value(cell: Shown, width: float | None = None) -> str:
+    if width is not None:
+        return rf"\parbox[t]{{{width:.2f}in}}{{\raggedright {in_latex(cell.value)}\strut}}"
     value = rf"\textbf{{{in_latex(cell.value)}}}" if cell.bold else in_latex(cell.value)
     return value if cell.below or not cell.interval else rf"{value} {{\scriptsize {in_latex(cell.interval)}}}"
 

@@ -14,9 +14,12 @@ Reads every run below each RUNS and writes to the --out folder:
   table.md, table.csv, table.tex                     the table
   table.runs.json                                    the runs behind each cell, and those left out
   comparisons.md, comparisons.csv, comparisons.tex   rows against the spec's baseline: interval, tests, power
-  profiles.png, profiles.svg, profiles.pdf           performance profiles, if the spec names metrics for them
+  profiles.png, .svg, .pdf, .txt                     performance profiles, if the spec names metrics for them
 A spec in YAML defines the rows and columns (docs/tables.md). These specs come with rlbench:
   {", ".join(sorted(path.stem for path in SPECS.glob("*.yaml")))}
+
+With --template, the LaTeX fits its text or --width column, in the largest letters that do, with the first notes in the
+caption; table.txt has all notes.
 
 Runs that are not done or not sound are left out and named. The same runs give the same bytes. Needs no model and no
 GPU.
@@ -24,6 +27,7 @@ GPU.
 EPILOG = """\
 example:  python -m analysis.tables runs/mini
           python -m analysis.tables runs/table1 runs/table2 --spec paper.yaml --out reports/paper
+          python -m analysis.tables runs/mini --spec paper --template icml --width column
           python -m analysis.tables runs/mini --runs-of SFT ndcg@10
 exit code: 0 written (even if runs were left out); 2 no such folder, no finished run in it, or a spec that does not fit
 """
@@ -42,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_folder(parser, "reports/<RUNS below runs/>/tables/<name of the spec>")
     command.add_resamples(parser)
+    command.add_paper(parser)
     parser.add_argument(
         "--runs-of",
         nargs=2,

@@ -6,7 +6,7 @@ of the other curves. The same runs give byte-identical files.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from analysis import statistics
+from analysis.figures.grid import fitting, panel_grid, panel_height
 from analysis.figures.lines import REFERENCE
-from analysis.figures.style import GREY, STYLE, styles
-from analysis.outputs import output_file
-from analysis.render.templates import PAGE_WIDTH
+from analysis.figures.style import GREY, Captioned, legend_below, style_of, styles
+from analysis.render.numbers import words
+from analysis.render.templates import PAGE, Paper
 from analysis.statistics import Floats
 from analysis.tables.profiles import Profile
 from rlbench.lists.metric_catalogue import metric_title
@@ -28,23 +28,22 @@ from rlbench.lists.metric_catalogue import metric_title
 THRESHOLDS: Floats = np.linspace(0, 1, 101)
 ACROSS = 3
 """Number of panels per grid row."""
+ALONE = 0.65
+"""Share of a page's width that one panel takes."""
 NOTHING = 0.005
 """A profile below this is invisible on paper."""
 MARKED = 12
 """Number of thresholds from one marker to the next."""
-FORMATS: dict[str, Any] = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None},
-}
-"""Suffix to the metadata to drop, because it would differ between calls."""
 
 
-def draw_profiles(profiles: Mapping[str, Sequence[Profile]], *, resamples: int = statistics.RESAMPLES) -> Figure | None:
+def draw_profiles(
+    profiles: Mapping[str, Sequence[Profile]], *, resamples: int = statistics.RESAMPLES, paper: Paper = PAGE
+) -> Captioned | None:
     """Draw one panel per metric and group; None if no row was trained.
 
     Args:
         profiles: metric to the rows of the table, ordered by group (`tables.profile_scores`).
+        paper: where the figure is to stand.
     """
     panels = [
         (metric, group, [row for row in rows if row.group == group])
@@ -56,14 +55,13 @@ def draw_profiles(profiles: Mapping[str, Sequence[Profile]], *, resamples: int =
     rows = [row for _, _, of_panel in panels for row in of_panel]
     looks = _looks(rows)
     names = list(dict.fromkeys(row.name for row in rows))
-    across = min(ACROSS, len(panels))
-    down = -(-len(panels) // across)
-    with matplotlib.rc_context(STYLE):
-        width = PAGE_WIDTH if across > 1 else PAGE_WIDTH * 0.65
-        figure = Figure(figsize=(width, 2.3 * down), layout="constrained")
-        axes = figure.subplots(down, across, squeeze=False).ravel()
+    across = fitting(min(ACROSS, len(panels)), paper.width)
+    with matplotlib.rc_context(style_of(paper)):
+        height = panel_height(2.3, across, paper.width, ACROSS)
+        single = replace(paper, width=paper.width * ALONE) if across == 1 and paper.template is None else paper
+        figure, axes = panel_grid(len(panels), across, height, paper=single)
         ends: dict[str, float] = {}
-        for ax, (metric, group, of_panel) in zip(axes, panels, strict=False):
+        for ax, (metric, group, of_panel) in zip(axes, panels, strict=True):
             ends[metric] = max(
                 ends.get(metric, 0.0), *(_draw(ax, row, looks[row.label], resamples) for row in of_panel)
             )
@@ -71,13 +69,21 @@ def draw_profiles(profiles: Mapping[str, Sequence[Profile]], *, resamples: int =
             ax.set(xlabel=f"τ ({title})", ylabel=f"Share with {title} > τ", ylim=(0, 1.03))
             if group:
                 ax.set_title(group)
-        for ax, (metric, _, _) in zip(axes, panels, strict=False):
+        for ax, (metric, _, _) in zip(axes, panels, strict=True):
             ax.set_xlim(0, ends[metric])
-        for ax in axes[len(panels) :]:
-            ax.remove()
+        handles: dict[str, Artist] = {}
+        for ax in axes:
+            handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        titles = words([metric_title(metric) for metric in profiles])
+        figure.caption = f"Performance profiles of {titles} on test."
         one_seed = any(len(row.scores.seeds) == 1 for row in rows)
-        _legend(figure, list(axes[: len(panels)]), names, one_seed=one_seed)
+        legend_below(figure, {name: handles[name] for name in names}, _note(one_seed=one_seed), single)
     return figure
+
+
+def _note(*, one_seed: bool) -> str:
+    over = "contexts and seeds" + (" (one seed: contexts)" if one_seed else "")
+    return f"Share of runs × samples above τ. Bands: pointwise 95 % interval over {over}."
 
 
 def _looks(rows: Sequence[Profile]) -> dict[str, dict[str, Any]]:
@@ -96,38 +102,3 @@ def _draw(ax: Axes, row: Profile, look: Mapping[str, Any], resamples: int) -> fl
     ax.plot(THRESHOLDS, found.mean, label=row.name, drawstyle="steps-post", markevery=marked, **look)
     reached = np.flatnonzero(found.mean > NOTHING)
     return min(float(np.ceil(10 * THRESHOLDS[reached[-1]] + 0.5) / 10), 1.0) if len(reached) else 0.1
-
-
-def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str], *, one_seed: bool) -> None:
-    """Put a legend and a note below the axes. The figure grows to make room."""
-    handles: dict[str, Artist] = {}
-    for ax in axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    width, height = figure.get_size_inches()
-    entry = max(map(len, names)) * STYLE["legend.fontsize"] * 0.52 + 42  # points: letters, then handle and gaps
-    lines = -(-len(names) // max(1, int(width * 72 / entry)))
-    figure.set_size_inches(width, height + 0.27 + 0.17 * lines)
-    over = "contexts and seeds" + (" (one seed: contexts)" if one_seed else "")
-    between = "\n" if width < PAGE_WIDTH else " "
-    figure.legend(
-        [handles[name] for name in names],
-        list(names),
-        loc="outside lower center",
-        ncols=-(-len(names) // lines),
-        frameon=False,
-        handlelength=3.2,
-        title=f"Share of runs × samples above τ.{between}Bands: pointwise 95 % interval over {over}.",
-        title_fontsize=7,
-    )
-
-
-def save_profiles(figure: Figure, path: Path) -> list[Path]:
-    """Write <path>.png (200 dpi), .svg and .pdf without dates. Returns the files written."""
-    with matplotlib.rc_context(STYLE):
-        files = []
-        for suffix, metadata in FORMATS.items():
-            files.append(path.with_suffix(f".{suffix}"))
-            with output_file(files[-1]) as beside:
-                figure.savefig(beside, format=suffix, dpi=200, metadata=metadata)
-    return files

@@ -70,6 +70,13 @@ def comparisons_sheet(table: Table) -> Sheet:
     )
 
 
+def caption_notes(sheet: Sheet) -> tuple[str, ...]:
+    """The notes that a caption needs: samples and intervals, marks, and tests if something is bold."""
+    bold = any(cell.bold for line in sheet.lines for cell in line.cells)
+    wanted = (*MARKS, *(("Bold:", "Tested:", "p:") if bold else ()))
+    return (*sheet.notes[:1], *(note for note in sheet.notes[1:] if note.startswith(wanted)))
+
+
 def shown(value: Value, column: Column, bold: bool = False) -> Shown:
     """A value as text."""
     if value is None:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 TEXTS = [
     "comparisons.csv", "comparisons.md", "comparisons.tex", "table.csv", "table.md", "table.runs.json", "table.tex",
 ]  # fmt: skip
-FIGURES = ["profiles.pdf", "profiles.png", "profiles.svg"]
+FIGURES = ["profiles.pdf", "profiles.png", "profiles.svg", "profiles.txt"]
 SCORES = {"recall@10": [0.1, 0.2], "ndcg@10": [0.1, 0.3], "in_catalog": [1.0, 1.0]}
 
 
