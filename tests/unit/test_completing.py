@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 from transformers import GenerationConfig, PreTrainedModel
 
 from rlbench.models.completing import ListEnd, complete, most_likely_logps, processors_of
-from tests.helpers_models import FAMILIES, VOCABULARY, tiny_model
+from tests.helpers_models import FAMILIES, RECURRENT, VOCABULARY, tiny_model
 
 END, PADDING = 1, 0
 
@@ -49,11 +49,22 @@ def test_penalties_change_greedy_lists_as_in_generate(changes: dict[str, float])
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_lists_are_those_of_generate(family: str) -> None:
-    model, prompts = tiny_model(family).eval(), some_prompts()
+    model, prompts = tiny_model(family, torch.float32).eval(), some_prompts()
     config = settings(do_sample=False)
     found = [row.ids for row in complete(model, repeated(prompts, 2), config)]
     assert found == generated(model, prompts, config, 2)
     assert found[::2] == found[1::2]
+
+
+@pytest.mark.parametrize("family", FAMILIES | RECURRENT)
+def test_lists_do_not_depend_on_the_other_prompts(family: str) -> None:
+    """Neither with shared prompts nor by generate, whatever positions or state a model has."""
+    model, prompts, config = tiny_model(family, torch.float32).eval(), some_prompts(), settings(6, do_sample=False)
+    alone = [complete(model, [prompt], config, record=most_likely_logps, shared=False)[0] for prompt in prompts]
+    for shared in (False, True):
+        found = complete(model, prompts, config, record=most_likely_logps, shared=shared)
+        for row, own in zip(found, alone, strict=True):
+            assert row.ids == own.ids and row.recorded == pytest.approx(own.recorded, rel=1e-4, abs=1e-5)
 
 
 def test_rows_end_at_different_steps() -> None:
