@@ -1,6 +1,8 @@
 """Finds the folder or hub id of a configured model, and loads its weights and tokenizer."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -327,23 +329,46 @@ def load_model(source: str | Path, dtype: str, quantization: str = NONE) -> PreT
         return with_adapter(load_model(base, dtype, stored), Path(source))
     config = _load_config(source)
     unset_hf_deepspeed_config()  # with an earlier stage's setting, the weights would be sharded while loading
-    try:
+    with _building(source):
         model = AutoModelForCausalLM.from_pretrained(
             str(source),
             config=config,
             dtype=getattr(torch, dtype),
             quantization_config=quantization_config(quantization),
         )
+    forget_decoding(model)
+    fix_positions(model)
+    keep_scales(model)
+    return model
+
+
+def without_weights(source: str | Path) -> PreTrainedModel:
+    """The model of a config.json on the meta device, to see what it can do before it is loaded.
+
+    Raises:
+        BadInput: no model can be made of the config.json.
+    """
+    config = _load_config(source)
+    with _building(source), torch.device("meta"):
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        return made
+
+
+@contextmanager
+def _building(source: str | Path) -> Iterator[None]:
+    """Make one error of those that transformers raises while it builds a model.
+
+    Raises:
+        BadInput: no model can be made of the files.
+    """
+    try:
+        yield
     except torch.OutOfMemoryError:
         raise
     except (*BROKEN_CONFIG, StrictDataclassError, RuntimeError) as error:
         raise BadInput(
             f"cannot build a model from the config.json and the weights of '{source}': {_one_line(error)}"
         ) from error
-    forget_decoding(model)
-    fix_positions(model)
-    keep_scales(model)
-    return model
 
 
 def fix_positions(model: PreTrainedModel) -> None:

@@ -28,7 +28,7 @@ from rlbench.runs.attempts import RunConsole
 from rlbench.runs.provenance import model_origin
 from rlbench.runs.record import ModelOrigin
 from rlbench.training.demonstrations import check_ends, check_special
-from rlbench.training.engine_checks import check_engine, check_server
+from rlbench.training.engine_checks import check_abilities, check_engine, check_server
 from rlbench.training.made import cannot_update
 from rlbench.training.rl import needs_demonstrations
 
@@ -87,7 +87,7 @@ def prepare(config: Config) -> Session:
     if problems := check_prompts(dataset, tokenizer, config.model, source):
         raise BadInput(*problems)
     problems = check_lengths(dataset, tokenizer, config.generation.max_new_tokens, positions)
-    problems += check_server(config, source)
+    problems += check_abilities(config, source) + check_server(config, source)
     problems += check_targets(config.adapter, source) if any(map(config.adapter.trains, config.stages)) else []
     if "sft" in config.stages or needs_demonstrations(config):
         problems += check_ends(dataset.splits["sft"], tokenizer, config.trainer.sft.max_length, source)

@@ -14,6 +14,8 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from rlbench.config.engines import uses_vllm
 from rlbench.config.schema import Config, VLLMConfig
+from rlbench.models import prompt_cache, shared_prompt
+from rlbench.models.loading import without_weights
 from rlbench.training.arguments import on_cpu
 
 INSTALL = 'pip install "trl[vllm]==1.16.0"'
@@ -82,6 +84,34 @@ def _vllm(config: Config) -> list[str]:
             "separate environment, because vLLM pins torch and transformers (docs/generation.md)"
         ]
     return []
+
+
+def check_abilities(config: Config, source: str) -> list[str]:
+    """Settings that the model's architecture cannot follow, one sentence each. The model is not loaded.
+
+    Args:
+        config: the run.
+        source: folder or hub id of the model.
+
+    Raises:
+        BadInput: no model can be made of its config.json.
+    """
+    generation, evaluation, in_rl = config.generation, config.evaluation, config.stage == "rl"
+    of_lists = {
+        f"evaluation.beams = {evaluation.beams}": ("evaluation.beams=1", evaluation.beams > 1),
+        "generation.stop_after_list = true": ("generation.stop_after_list=false", generation.stop_after_list and in_rl),
+        "generation.engine = 'continuous'": ("generation=default", generation.engine == "continuous" and in_rl),
+    }
+    asked = {setting: remedy for setting, (remedy, wanted) in of_lists.items() if wanted}
+    always = config.trainer.share_prompts == "always" and in_rl
+    if not asked and not always:
+        return []
+    model = without_weights(source)
+    reason = prompt_cache.reason_against(model)
+    problems = [f"{setting}: {reason}; use {remedy}" for setting, remedy in asked.items() if reason is not None]
+    if always and (reason := shared_prompt.reason_against(model)) is not None:
+        problems.append(f"trainer.share_prompts = always: {reason}; use trainer.share_prompts=auto")
+    return problems
 
 
 def check_server(config: Config, source: str) -> list[str]:

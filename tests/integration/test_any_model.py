@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -11,14 +12,17 @@ from safetensors.torch import load_file
 
 from rlbench.base.errors import BadInput
 from rlbench.base.jsonl import read_rows
+from rlbench.config.models import MODELS
 from rlbench.config.schema import Config
 from rlbench.lists.reader import ListReader
 from rlbench.models.loading import load_tokenizer
+from rlbench.running.cli import config_of
 from rlbench.running.runner import run
 from rlbench.running.session import prepare
 from rlbench.runs.directory import DONE, locate
 from rlbench.runs.inputs import forget
 from tests.conftest import SMALL, composed
+from tests.helpers import ROOT
 from tests.helpers_inputs import write_lines
 from tests.helpers_models import save_model
 from tests.properties.tokenizers import cl100k_like, end_alone, gpt2_like, sentencepiece_like, unigram_like
@@ -144,3 +148,27 @@ def test_a_template_with_its_system_role(tmp_path: Path) -> None:
     forget()
     moved.write_text(REFUSING.replace("<", "["))
     assert locate(cell(model, tmp_path, *settings, "model.system_role=merge"), "rl").root != made.root
+
+
+@pytest.mark.slow
+def test_the_plugin_of_the_page(tmp_path: Path) -> None:
+    """It makes a model of one layer, which goes through all stages."""
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    (code,), (values,) = (re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) for language in ("python", "yaml"))
+    plugin = tmp_path / "first_layers.py"
+    plugin.write_text(code)
+    model = save_model(tmp_path / "whole", "llama", unigram_like())
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "shallow.yaml").write_text(values.replace("FOLDER", str(model)).replace("2", "1"))
+    small = [text for text in SMALL if not text.startswith(("model.", "dataset."))]
+    folders = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
+    words = ["model=shallow", f"plugins=[{plugin}]", "+debug=smoke", "dataset=mini", *small, *MINI, *folders]
+    try:
+        config = config_of(words, tmp_path / "conf")
+        made = run(config)
+        assert made.status() == DONE and made.root.parent.parent.name == "mini-shallow"
+        assert json.loads((made.final_model / "config.json").read_text())["num_hidden_layers"] == 1
+        sft = json.loads((locate(config, "sft").root / "manifest.json").read_text())
+        assert list(sft["plugins"]) == [str(plugin)]
+    finally:
+        MODELS.pop("first_layers", None)

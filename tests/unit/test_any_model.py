@@ -27,6 +27,7 @@ from rlbench.running.checks import check_values
 from rlbench.running.session import check_demonstrations, prepare
 from rlbench.runs.identity import canonical, config_hash, stage_settings
 from rlbench.runs.inputs import forget, inputs
+from rlbench.training.engine_checks import check_abilities
 from tests.conftest import SMALL, composed
 from tests.helpers_models import save_model
 from tests.properties.tokenizers import end_alone, gpt2_like, unigram_like
@@ -328,3 +329,17 @@ def test_a_plugin_adds_a_kind_of_models(base: Path, tmp_path: Path, monkeypatch:
     finally:
         MODELS.pop("copied", None)
         forget()
+
+
+# What an architecture cannot do.
+
+
+def test_what_an_architecture_cannot_do_is_refused_before_it_is_loaded(base: Path, tmp_path: Path) -> None:
+    wanted = ["generation=continuous", "evaluation.beams=2", "generation.stop_after_list=true"]
+    for family, reason in (("bloom", "does not use transformers' AttentionInterface"), ("mamba", "a recurrent state")):
+        folder = save_model(tmp_path / family, family, gpt2_like())
+        problems = check_abilities(of_model(folder, *wanted, "trainer.share_prompts=always"), str(folder))
+        assert len(problems) == 3 + (family == "mamba") and all(reason in problem for problem in problems)
+        assert problems[0].startswith("evaluation.beams = 2: ") and problems[0].endswith("; use evaluation.beams=1")
+        assert check_abilities(of_model(folder), str(folder)) == []
+    assert check_abilities(of_model(base, *wanted, "trainer.share_prompts=always"), str(base)) == []
