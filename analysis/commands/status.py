@@ -5,7 +5,7 @@ import fcntl
 import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,12 +69,14 @@ class CellState:
     clone_of: str = ""
 
 
-def survey(folder: Path, now: float) -> list[CellState]:
+def survey(folder: Path, now: float, known: Mapping[str, tuple[int, CellState]] | None = None) -> list[CellState]:
     """The state of every run below a folder and of every cell that a sweep planned there, sorted by name.
 
     Args:
         folder: an experiment's folder, or one above it.
         now: seconds since the epoch.
+        known: states of cells that had ended, by directory, each with the time in ns at which its STATUS was written.
+            Their files are not checked again.
 
     Raises:
         BadInput: if there is no such folder, or it has neither runs nor sweeps.
@@ -88,7 +90,12 @@ def survey(folder: Path, now: float) -> list[CellState]:
     if not found and not planned:
         raise BadInput(f"no run below {folder}")
     commands = {name: tuple(cell["command"]) for name, cell in planned.items()}
-    states = [read_state(path, name, commands.get(name), now) for name, path in found.items()]
+    states = [
+        known[name][1]
+        if known and name in known and known[name][0] == (path / "STATUS").stat().st_mtime_ns
+        else read_state(path, name, commands.get(name), now)
+        for name, path in found.items()
+    ]
     states += [
         CellState(name, MISSING, total=cell["updates"], command=commands[name])
         for name, cell in planned.items()
