@@ -63,7 +63,7 @@ def board(
         keys: the line on keys, or "".
     """
     width, height = size
-    shown = _window(len(rows), selected, max(height - 7 - len(gpus), 3))
+    shown = _window(len(rows), selected, max(height - 8 - len(gpus), 3))
     drawn = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, width=width)
     drawn.add_column("", width=1)
     drawn.add_column("cell", ratio=1, no_wrap=True, overflow="ellipsis")
@@ -94,7 +94,7 @@ def board(
     if len(shown) < len(rows):
         parts.append(Text(f"  {len(rows) - len(shown)} more cells", style="dim"))
     if 0 <= selected < len(rows):
-        parts.append(Text(about(*rows[selected]), style="dim", no_wrap=True, overflow="ellipsis"))
+        parts.append(Text(about(*rows[selected]), style="dim"))  # up to three lines
     if keys:
         parts.append(Text(keys, style="reverse", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
@@ -151,4 +151,4 @@ def about(state: CellState, live: Live) -> str:
     """A line on the selected cell: what a key did, what it is doing, what it continues, why it ended."""
     ended = "" if state.state not in ENDED else "nothing is left to do"
     parts = [live.said, state.doing if state.state == RUNNING else "", state.clone_of, state.reason, ended]
-    return f"  {state.run}: {'; '.join(part for part in parts if part) or state.state}"
+    return f"  {'; '.join(part for part in parts if part) or state.run}"
