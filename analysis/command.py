@@ -116,6 +116,12 @@ def default_folder(runs: Path, top: str = "reports") -> Path:
     return Path(top, *parts)
 
 
+def default_folder_of_several(runs: Sequence[Path]) -> Path:
+    """Default output folder for several RUNS, such as reports/a+b for runs/a and runs/b."""
+    first, *others = [default_folder(folder) for folder in runs]
+    return first.with_name("+".join([first.name, *(folder.name for folder in others)]))
+
+
 def missing_runs(options: argparse.Namespace) -> list[str]:
     """Report each RUNS that is no folder."""
     runs = options.runs if isinstance(options.runs, list) else [options.runs]

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +12,10 @@ from analysis import command
 from analysis.collection import Collection, collect
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.style import save
-from analysis.html import group_page, index_page
+from analysis.html import Experiment, compare, group_page, index_page
 from analysis.html.budgets import cost_note
 from analysis.problems import Problem
+from analysis.render.numbers import words
 from analysis.render.sheet import to_latex, to_markdown, to_rich
 from analysis.tables.build import build_table
 from analysis.tables.headline import headline_of, sentences
@@ -30,35 +32,85 @@ OF_A_GROUP += [f"{figure}.{suffix}" for figure in ("curves", "training") for suf
 """Files of one group's report beside its page."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """One group of runs, with the collection and the folder that contain it.
+
+    Attributes:
+        name: as shown beside other groups; no other group has it.
+        folder: its folder below --out.
+    """
+
+    name: str
+    folder: Path
+    group: Collection
+    collection: Collection
+
+    @property
+    def runs(self) -> Path:
+        return self.collection.source.folder
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the command with its parsed options, and return its exit code."""
-    console, out = command.terminal(), command.out_folder(options)
-    collection = collect(options.runs)
-    groups = command.usable_groups(collection, options.runs, console, lambda _: True, "run", "nothing to report")
+    console = command.terminal()
+    parts = []
+    for runs in options.runs:
+        collection = collect(runs)
+        groups = command.usable_groups(collection, runs, console, lambda _: True, "run", "nothing to report")
+        parts += [Part("", Path(), group, collection) for group in groups]
     if options.short:
-        for group in groups:
-            show_short(group, build_table(group, resamples=options.resamples), console)
-        command.show_problems(console, options.runs, collection.problems)
+        for part in parts:
+            show_short(part.group, build_table(part.group, resamples=options.resamples), console)
+        show_all_problems(parts, console)
         return 0
-    if options.tracker != "none" and (wrong := [said for group in groups for said in check_project(group)]):
+    if options.tracker != "none" and (wrong := [said for part in parts for said in check_project(part.group)]):
         raise BadInput(*wrong)
-    written = []
-    for group in groups:
-        folder = command.make_folder(out if len(groups) == 1 else out / group_folder(group), out)
-        table = build_table(group, resamples=options.resamples)
-        written += write_report(group, table, folder, console)
-        page = group_page(group, table, collection.source.folder, of_group(group, collection))
+    out = options.out if options.out is not None else command.default_folder_of_several(options.runs)
+    written: list[Path] = []
+    experiments = []
+    for part in placed(parts):
+        folder = command.make_folder(out / part.folder, out)
+        table = build_table(part.group, resamples=options.resamples)
+        written += write_report(part.group, table, folder, console)
+        page = group_page(part.group, table, part.runs, of_group(part.group, part.collection))
         written += command.write_texts(folder, {PAGE: page})
         if options.tracker != "none":
-            track_report(options.tracker, group, collection.source.folder, folder)
-    if len(groups) > 1:
+            track_report(options.tracker, part.group, part.runs, folder)
+        experiments.append(Experiment(part.name, f"{part.folder.as_posix()}/{PAGE}", part.group, table))
+    if len(parts) > 1:
         if (out / PAGE).exists():  # of an earlier report, maybe of one group
             command.set_aside(out, OF_A_GROUP)
-        written += command.write_texts(out, {PAGE: make_index(groups, collection)})
-    command.show_problems(console, options.runs, collection.problems)
+        index = make_index(parts, experiments, resamples=options.resamples)
+        written += command.write_texts(out, {PAGE: index})
+    show_all_problems(parts, console)
     command.show_older(console, out, [f"*/*/{PAGE}"], written)
     command.show_written(console, written)
     return 0
+
+
+def placed(parts: Sequence[Part]) -> list[Part]:
+    """The groups with their names and folders: by experiment, and by all that is needed to tell them apart."""
+    if len(parts) == 1:
+        return [replace(parts[0], name=str(parts[0].group.runs.iloc[0]["experiment"]))]
+    firsts = [part.group.runs.iloc[0] for part in parts]
+    schemes = [
+        [str(first["experiment"]) for first in firsts],
+        [f"{first['experiment']} ({first['dataset']}, {first['model']})" for first in firsts],
+        [f"{part.runs.as_posix()}: {group_title(part.group)}" for part in parts],
+    ]
+    names = next(scheme for scheme in schemes if len(set(scheme)) == len(parts))
+    folders = [group_folder(part.group) for part in parts]
+    if len(set(folders)) < len(parts):
+        order = list(dict.fromkeys(part.runs for part in parts))
+        folders = [Path(f"{order.index(part.runs) + 1}") / group_folder(part.group) for part in parts]
+    return [replace(part, name=name, folder=folder) for part, name, folder in zip(parts, names, folders, strict=True)]
+
+
+def show_all_problems(parts: Sequence[Part], console: Console) -> None:
+    """Print the excluded and unusual runs of each folder."""
+    for runs, collection in {part.runs: part.collection for part in parts}.items():
+        command.show_problems(console, runs, collection.problems)
 
 
 def write_report(group: Collection, table: Table, out: Path, console: Console) -> list[Path]:
@@ -101,14 +153,23 @@ def cell_folder(run: str) -> str:
     return (Path(run).parent.parent).as_posix()
 
 
-def make_index(groups: Sequence[Collection], collection: Collection) -> str:
-    """report.html for all groups of a collection, with links to their pages."""
-    runs = collection.source.folder
-    told = {problem for group in groups for problem in of_group(group, collection)}
-    links = [(group_title(group), f"{group_folder(group).as_posix()}/{PAGE}", len(group.runs)) for group in groups]
-    rest = [problem for problem in collection.problems if problem not in told]
-    cost = f"{cost_note(collection.runs, runs)} A stage shared by experiments counts once."
-    return index_page(f"Reports of {runs.resolve().name}", links, cost, rest)
+def make_index(parts: Sequence[Part], experiments: Sequence[Experiment], *, resamples: int) -> str:
+    """report.html for several groups, with links to their pages and what compares them."""
+    collections = {part.runs: part.collection for part in parts}
+    several = len(collections) > 1
+    links = []
+    for one, part in zip(experiments, parts, strict=True):
+        where = f", in {part.runs.as_posix()}" if several else ""
+        links.append((f"{group_title(part.group)}{where}", one.path, len(part.group.runs)))
+    rest, cost = [], []
+    for runs, collection in collections.items():
+        told = {problem for part in parts if part.runs == runs for problem in of_group(part.group, collection)}
+        left = [problem for problem in collection.problems if problem not in told]
+        rest += [replace(problem, run=f"{runs.as_posix()}/{problem.run}") for problem in left] if several else left
+        where = f"{runs.as_posix()}: " if several else ""
+        cost.append(f"{where}{cost_note(collection.runs, runs)} A stage shared by experiments counts once.")
+    title = f"Reports of {words([runs.resolve().name for runs in collections])}"
+    return index_page(title, links, cost, rest, compare(experiments, resamples=resamples))
 
 
 def check_project(group: Collection) -> list[str]:

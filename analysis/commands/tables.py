@@ -10,7 +10,7 @@ from rich.console import Console
 
 from analysis.collection import collect
 from analysis.command import (
-    default_folder,
+    default_folder_of_several,
     set_aside,
     show_problems,
     show_written,
@@ -53,20 +53,17 @@ def run(options: argparse.Namespace) -> int:
         console.print_json(json.dumps(runs_of(table, *options.runs_of), ensure_ascii=False))
         return 0
     drawn = profile_scores(found, spec)
-    out = options.out if options.out is not None else _default_folder(options.runs, options.spec)
+    out = (
+        options.out
+        if options.out is not None
+        else default_folder_of_several(options.runs) / "tables" / options.spec.stem
+    )
     show(table, console)
     written = write(table, out, problems, paper)
     written += _profiles(drawn, out, options.resamples, paper, table.key)
     show_problems(console, Path(" ".join(map(str, options.runs))), problems)
     show_written(console, written)
     return 0
-
-
-def _default_folder(runs: Sequence[Path], spec: Path) -> Path:
-    """Default output folder: one per spec, next to the output of other commands for the same runs."""
-    first, *others = [default_folder(folder) for folder in runs]
-    beside = "+".join([first.name, *(folder.name for folder in others)])
-    return first.with_name(beside) / "tables" / spec.stem
 
 
 def _read(folders: Sequence[Path]) -> tuple[list[Folder], list[Problem]]:

@@ -122,7 +122,8 @@ def context_scores(
     group: Collection, looks: Sequence[Look], metric: str
 ) -> tuple[list[str], Floats, NDArray[np.int64]]:
     """Names of the C contexts, (R, C) mean scores of the rows, and (C,) number of samples of each context."""
-    means, names, codes, sizes = [], pd.Index([]), np.empty(0, np.int64), np.empty(0, np.int64)
+    means: list[Floats] = []
+    names, codes, sizes = pd.Index([]), np.empty(0, np.int64), np.empty(0, np.int64)
     for look in looks:
         parts = [group.queries.read(run, [metric]) for run in look.runs]
         if not means:

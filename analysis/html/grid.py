@@ -128,3 +128,13 @@ def section(name: str, title: str, *content: Child) -> Html:
 def lines(items: Sequence[Child], **attributes: str) -> Html:
     """A bullet list."""
     return tag("ul", [tag("li", item) for item in items], **attributes)
+
+
+def scripted(name: str, title: str) -> Html:
+    """A section filled by scripts."""
+    return section(
+        name,
+        title,
+        tag("noscript", tag("p", "This part is drawn by a script, which this browser does not run.", class_="note")),
+        tag("div", id=f"{name}-panel"),
+    )

@@ -19,7 +19,8 @@ from analysis.html.budgets import budgets
 from analysis.html.cautions import caution_section, problem_lines
 from analysis.html.contexts import context_data, known_contexts
 from analysis.html.curve_data import curve_data
-from analysis.html.grid import folded, lines, section
+from analysis.html.experiments import Compared
+from analysis.html.grid import folded, lines, scripted, section
 from analysis.html.markup import Html, breakable, join, json_block, tag
 from analysis.html.provenance import provenance
 from analysis.html.results import every_run, results
@@ -72,10 +73,10 @@ def group_page(group: Collection, table: Table, folder: Path, problems: Sequence
         "summary": _summary(group, rows, headline, names),
         "warnings": caution_section(cautions(group, table, names, found, headline, problems), problems),
         "results": results(group, table, headline, by_label, found),
-        "curves": _drawn("curves", "Curves") if curves["series"] else None,
-        "contexts": _drawn("contexts", "Contexts: where does one row win?") if data["contexts"] else None,
-        "ranks": _drawn("ranks", "Ranks over training") if curves["heat"] else None,
-        "lists": _drawn("lists", "Lists") if samples["greedy"] or samples["groups"] else None,
+        "curves": scripted("curves", "Curves") if curves["series"] else None,
+        "contexts": scripted("contexts", "Contexts: where does one row win?") if data["contexts"] else None,
+        "ranks": scripted("ranks", "Ranks over training") if curves["heat"] else None,
+        "lists": scripted("lists", "Lists") if samples["greedy"] or samples["groups"] else None,
         "settings": config_differences(group, rows),
         "budgets": budgets(group, rows, unequal),
         "runs": every_run(group, by_label, found),
@@ -95,16 +96,6 @@ def group_page(group: Collection, table: Table, folder: Path, problems: Sequence
 
 def _command(folder: Path) -> str:
     return as_started("python -m analysis.report") + f" {shlex.quote(folder.as_posix())}"
-
-
-def _drawn(name: str, title: str) -> Html:
-    """A section filled by scripts."""
-    return section(
-        name,
-        title,
-        tag("noscript", tag("p", "This part is drawn by a script, which this browser does not run.", class_="note")),
-        tag("div", id=f"{name}-panel"),
-    )
 
 
 def _summary(group: Collection, rows: Sequence[Look], headline: Headline | None, names: Mapping[str, str]) -> Html:
@@ -160,23 +151,34 @@ def _assets(*names: str) -> str:
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
-def index_page(title: str, groups: Sequence[tuple[str, str, int]], cost: str, problems: Sequence[Problem] = ()) -> str:
-    """A page of links to the pages of several groups.
+def index_page(
+    title: str,
+    groups: Sequence[tuple[str, str, int]],
+    cost: Sequence[str],
+    problems: Sequence[Problem] = (),
+    compared: Compared | None = None,
+) -> str:
+    """A page of links to the pages of several groups, with what compares them.
 
     Args:
         groups: name, relative path of the page, and number of runs of each group.
-        cost: total cost of the runs of all groups.
+        cost: sentences on the total cost of the runs of all groups.
         problems: problems of runs that belong to no group.
+        compared: sections that compare the groups; None for links only.
     """
     entries = [
         tag("li", tag("a", name, href=quote(path)), f": {counted(count, 'run')}") for name, path, count in groups
     ]
+    listed = [tag("ul", entries, class_="groups"), *(tag("p", one, class_="note") for one in cost)]
+    body = {"experiments": section("experiments", counted(len(groups), "experiment").capitalize(), *listed)}
+    body |= compared.sections if compared is not None else {}
+    if problems:
+        body["left-out"] = section("left-out", "Runs that belong to none of them", problem_lines(problems))
+    links = [tag("a", name.replace("-", " ").capitalize(), href=f"#{name}") for name in body]
     return document(
         title,
         tag("header", tag("h1", breakable(title))),
-        tag(
-            "main",
-            section("groups", counted(len(groups), "comparison"), tag("ul", entries, class_="groups"), tag("p", cost)),
-            section("left-out", "Runs that belong to none of them", problem_lines(problems)) if problems else None,
-        ),
+        tag("nav", links, aria_label="Contents"),
+        tag("main", *body.values()),
+        data=json_block("data", compared.data) if compared is not None else None,
     )

@@ -17,7 +17,7 @@ from analysis.render.numbers import Interval, bounds, chance, counted, share, si
 from analysis.tables.compare import detectable_text
 from analysis.tables.headline import Headline, lead_note, ranking_metric
 from analysis.tables.marks import PERMUTED
-from analysis.tables.model import MARKS, Lead, Table
+from analysis.tables.model import MARKS, Lead, Row, Table
 from rlbench.base.durations import duration
 from rlbench.lists.metric_catalogue import metric_title
 from rlbench.runs.record import required_metrics
@@ -72,7 +72,7 @@ def _comparison(group: Collection, table: Table, looks: Mapping[str, Look], orig
     differences = any(row.difference is not None for row in table.rows)
     commands = {label: row_command(origins, look.runs) for label, look in looks.items()}
     opened = {label: f"command-{place}" for place, (label, command) in enumerate(commands.items()) if command}
-    scale = _scale(table, headline)
+    scale = scale_of(table.rows, headline)
     heads = [
         Head("Method", number=False),
         Head(f"{metric_title(headline)}, drawn", "Mean and 95 % interval; dashed: the mean of SFT"),
@@ -95,11 +95,11 @@ def _comparison(group: Collection, table: Table, looks: Mapping[str, Look], orig
     for row in table.rows:
         score = row.metrics[headline]
         look = looks[row.label]
-        cells = [name_cell(look, "".join(row.marks)), GridCell(_drawn(score, look, scale), score.mean)]
-        cells += [_interval(row.metrics[metric], share, strong=metric in row.bold) for metric in metrics[:-1]]
+        cells = [name_cell(look, "".join(row.marks)), GridCell(drawn(score, look, scale), score.mean)]
+        cells += [interval_cell(row.metrics[metric], share, strong=metric in row.bold) for metric in metrics[:-1]]
         if differences:
-            cells.append(_interval(row.difference, signed))
-        cells.append(_best_on_validation(group, look, headline))
+            cells.append(interval_cell(row.difference, signed))
+        cells.append(best_on_validation(group, look, headline))
         cells.append(number(row.metrics["in_catalog"].mean, share))
         cells.append(number(len(row.seeds), str) if row.stage in ("sft", "external", "rl") else MISSING)
         if opened:
@@ -111,7 +111,7 @@ def _comparison(group: Collection, table: Table, looks: Mapping[str, Look], orig
     return join(grid("comparison", caption, heads, rows, kinds=kinds), boxes)
 
 
-def _best_on_validation(group: Collection, look: Look, metric: str) -> GridCell:
+def best_on_validation(group: Collection, look: Look, metric: str) -> GridCell:
     """The highest point of a row's mean validation curve, or its validation score without a curve."""
     series = row_series(group, look.runs, "validation", metric)
     if series is None or not np.isfinite(series.mean).any():
@@ -136,7 +136,8 @@ def _kind(stage: str) -> str:
     return "" if stage == "rl" else "reference"
 
 
-def _interval(cell: Interval | None, reads: Callable[[float], str], *, strong: bool = False) -> GridCell:
+def interval_cell(cell: Interval | None, reads: Callable[[float], str], *, strong: bool = False) -> GridCell:
+    """A number with its interval below."""
     if cell is None:
         return MISSING
     shown = number(cell.mean, reads, bounds(cell, reads), strong=strong)
@@ -152,15 +153,15 @@ class Scale:
     mark: float | None
 
 
-def _scale(table: Table, headline: str) -> Scale:
+def scale_of(rows: Sequence[Row], metric: str) -> Scale:
     """A scale over SFT, RL and external rows, or over all rows if there are none."""
-    shown = [row for row in table.rows if row.stage in ("sft", "external", "rl")] or list(table.rows)
-    cells = [row.metrics[headline] for row in shown]
-    sft = [row.metrics[headline].mean for row in table.rows if row.stage == "sft"]
+    shown = [row for row in rows if row.stage in ("sft", "external", "rl")] or rows
+    cells = [row.metrics[metric] for row in shown]
+    sft = [row.metrics[metric].mean for row in rows if row.stage == "sft"]
     return Scale(min(cell.low for cell in cells), max(cell.high for cell in cells), sft[0] if sft else None)
 
 
-def _drawn(cell: Interval, look: Look, scale: Scale) -> Html:
+def drawn(cell: Interval, look: Look, scale: Scale) -> Html:
     """Mean and interval on the scale that all rows share, or an arrow if the mean is off the scale."""
     width, height = PLOT
     span = (scale.high - scale.low) or 1.0
@@ -198,11 +199,11 @@ def _against_baseline(table: Table, looks: Mapping[str, Look]) -> Html:
     rows = [
         [
             name_cell(looks[one.label], "".join(one.marks)),
-            _interval(one.difference, signed, strong=one.holds),
+            interval_cell(one.difference, signed, strong=one.holds),
             number(one.p_holm, chance),
             number(one.permutation_holm, chance),
             text(PERMUTED[one.permuted] + (MODELS_ONLY if one.permuted == "contexts" else "")),
-            _interval(one.improvement, partial(share, digits=2)),
+            interval_cell(one.improvement, partial(share, digits=2)),
             MISSING if one.detectable is None else GridCell(detectable_text(one.detectable), one.detectable.mean),
             text(one.reading, kind="reading"),
         ]
@@ -224,7 +225,7 @@ def _against_leader(lead: Lead, looks: Mapping[str, Look]) -> Html:
     rows = [
         [
             name_cell(looks[one.label]),
-            _interval(one.difference, signed, strong=one.holds),
+            interval_cell(one.difference, signed, strong=one.holds),
             number(one.wins, share),
             text(f"no: {one.reason}" if one.reason else "yes"),
         ]

@@ -67,7 +67,7 @@ def looks(group: Collection) -> list[Look]:
                 stage=stage,
                 name=row_name(first),
                 colour=style["color"] if style else GREY,
-                dashes=_dashes(style["linestyle"]) if style else REFERENCE_DASHES[stage],
+                dashes=dash_lengths(style["linestyle"]) if style else REFERENCE_DASHES[stage],
                 runs=tuple(part["run"]),
                 seeds=tuple(int(seed) for seed in part["seed"]),
             )
@@ -75,7 +75,7 @@ def looks(group: Collection) -> list[Look]:
     return sorted(found, key=lambda look: (stage_place(look.stage, look.label), look.name))
 
 
-def _dashes(linestyle: Any) -> tuple[float, ...]:
+def dash_lengths(linestyle: Any) -> tuple[float, ...]:
     """Dash lengths from matplotlib's "-" or (offset, lengths)."""
     return () if linestyle == "-" else tuple(float(length) for length in linestyle[1])
 
