@@ -33,7 +33,7 @@ OF_A_GROUP += [f"{figure}.{suffix}" for figure in ("curves", "training") for suf
 
 
 @dataclass(frozen=True)
-class Part:
+class PageGroup:
     """One group of runs, with the collection and the folder that contain it.
 
     Attributes:
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     for runs in options.runs:
         collection = collect(runs)
         groups = command.usable_groups(collection, runs, console, lambda _: True, "run", "nothing to report")
-        parts += [Part("", Path(), group, collection) for group in groups]
+        parts += [PageGroup("", Path(), group, collection) for group in groups]
     if options.short:
         for part in parts:
             show_short(part.group, build_table(part.group, resamples=options.resamples), console)
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def placed(parts: Sequence[Part]) -> list[Part]:
+def placed(parts: Sequence[PageGroup]) -> list[PageGroup]:
     """The groups with their names and folders: by experiment, and by all that is needed to tell them apart."""
     if len(parts) == 1:
         return [replace(parts[0], name=str(parts[0].group.runs.iloc[0]["experiment"]))]
@@ -107,7 +107,7 @@ def placed(parts: Sequence[Part]) -> list[Part]:
     return [replace(part, name=name, folder=folder) for part, name, folder in zip(parts, names, folders, strict=True)]
 
 
-def show_all_problems(parts: Sequence[Part], console: Console) -> None:
+def show_all_problems(parts: Sequence[PageGroup], console: Console) -> None:
     """Print the excluded and unusual runs of each folder."""
     for runs, collection in {part.runs: part.collection for part in parts}.items():
         command.show_problems(console, runs, collection.problems)
@@ -153,7 +153,7 @@ def cell_folder(run: str) -> str:
     return (Path(run).parent.parent).as_posix()
 
 
-def make_index(parts: Sequence[Part], experiments: Sequence[Experiment], *, resamples: int) -> str:
+def make_index(parts: Sequence[PageGroup], experiments: Sequence[Experiment], *, resamples: int) -> str:
     """report.html for several groups, with links to their pages and what compares them."""
     collections = {part.runs: part.collection for part in parts}
     several = len(collections) > 1

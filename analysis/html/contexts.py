@@ -44,7 +44,7 @@ LISTS = ("titles", "years", "verdicts")
 
 
 @dataclass(frozen=True)
-class Lists:
+class RunLists:
     """The lists of a run, one a test sample.
 
     Attributes:
@@ -146,7 +146,7 @@ def context_lists(
         return _empty(), [f"lists are in run directories, which are not at {folder.as_posix()}"]
     steps = dict(zip(group.runs["run"], group.runs["checkpoint_step"], strict=True))
     told: list[str] = []
-    lists_of: list[Lists | None] = []
+    lists_of: list[RunLists | None] = []
     for look in looks:
         run = look.runs[0]
         try:
@@ -157,7 +157,7 @@ def context_lists(
     return _packed(lists_of, wanted, known), told
 
 
-def read_lists(run: Path, name: str) -> Lists:
+def read_lists(run: Path, name: str) -> RunLists:
     """The lists in a run's file of predictions.
 
     Raises:
@@ -175,7 +175,7 @@ def read_lists(run: Path, name: str) -> Lists:
     places: dict[str, list[int]] = {}
     for place, context in enumerate(frame[CONTEXT.name].tolist()):
         places.setdefault(context, []).append(place)
-    return Lists(places, *(frame[name].tolist() for name in (*LISTS, N_TRUTH.name)))
+    return RunLists(places, *(frame[name].tolist() for name in (*LISTS, N_TRUTH.name)))
 
 
 def _empty() -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _empty() -> dict[str, Any]:
     return {key: [] for key in keys}
 
 
-def _packed(lists_of: Sequence[Lists | None], wanted: Mapping[str, int], known: Known) -> dict[str, Any]:
+def _packed(lists_of: Sequence[RunLists | None], wanted: Mapping[str, int], known: Known) -> dict[str, Any]:
     """The lists of contexts within `BYTES`, with titles and verdicts stored once.
 
     A rank is V · title + verdict, with V verdicts. Relevant are the stored items, and every item that some row hit;
