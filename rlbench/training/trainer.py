@@ -20,7 +20,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from rlbench.config.schema import GenerationConfig
-from rlbench.models.adapters import in_float32, merged
+from rlbench.models.adapters import causal, in_float32, merged
 from rlbench.models.batches import Completions
 from rlbench.models.completing import ListEnd, entropies
 from rlbench.models.constraint import Allowed, constraint_of
@@ -131,7 +131,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self._entropies: list[list[float]] | None = None  # at its tokens, where recorded
         self._order: torch.Tensor | None = None  # in which updates forward its completions
         asks = "hidden_states" in objective.needs or objective.scalars or objective.scalars_at_rollout({})
-        self._states = HiddenStates(kwargs["model"], self.temperature) if asks else None
+        self._states = HiddenStates(causal(kwargs["model"]), self.temperature) if asks else None
         self._shared = self._shared_passes()
 
     def _shared_passes(self) -> SharedPasses | None:
