@@ -11,7 +11,7 @@ from rich.text import Text
 from analysis.commands.status import COLOURS, ENDED, STATES, CellState
 from rlbench.runs.directory import DONE, FAILED, INTERRUPTED, RUNNING
 
-KEYS = "↑ ↓ select   s stop at the next checkpoint   r resume in the background   q quit (cells go on)"
+KEYS = "↑ ↓ select   s stop at the next checkpoint   r resume   q quit (cells go on)"
 ORDER = (RUNNING, FAILED, INTERRUPTED, "missing", "damaged", "pruned", DONE)
 """Order of the rows by state: what is at work first, what has ended last."""
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live as Screen
 
 from analysis.command import say, terminal
@@ -157,7 +157,7 @@ def watch(folder: Path, every: float) -> int:
     return _code(shown)
 
 
-def _drawn(shown: Watch, console: Console) -> object:
+def _drawn(shown: Watch, console: Console) -> RenderableType:
     return board(str(shown.folder), shown.cells, shown.place, (console.width, console.height), shown.gpus, KEYS)
 
 

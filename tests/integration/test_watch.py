@@ -24,8 +24,8 @@ from tests.helpers_forked import run_py
 pytestmark = pytest.mark.slow
 
 LONG = [
-    *(*SMALL, "+debug=smoke", "algorithm=grpo", "trainer.rl.updates=400", "trainer.rl.save_every=400"),
-    *("evaluation.every=200", "trainer.sft.updates=2"),
+    *(*SMALL, "+debug=smoke", "algorithm=grpo", "trainer.rl.updates=120", "trainer.rl.save_every=120"),
+    *("evaluation.every=120", "trainer.sft.updates=2"),
 ]
 
 
@@ -85,7 +85,7 @@ def test_a_cell_is_stopped_and_resumed_from_the_board(tmp_path: Path) -> None:
     wait_for(lambda: target.metrics_file.is_file() and '"step": 3' in target.metrics_file.read_text(), 180)
     with watching(tmp_path / "runs") as terminal:
         wait_for(
-            lambda: "running" in terminal.text and "grpo-relevance s0" in terminal.text and "/400" in terminal.text
+            lambda: "running" in terminal.text and "grpo-relevance s0" in terminal.text and "/120" in terminal.text
         )
         wait_for(lambda: "G" in terminal.text.split("grpo-relevance s0")[-1][:120])  # memory of the process
         terminal.press("s")
