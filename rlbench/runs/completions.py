@@ -11,6 +11,7 @@ import pandas as pd
 
 from rlbench.data.record import Messages, Record
 from rlbench.lists.items import line_of
+from rlbench.lists.relevance import Verdict
 from rlbench.runs.directory import Run
 from rlbench.runs.record import COMPLETIONS, GreedyList
 from rlbench.tracking import Tracker
@@ -81,12 +82,13 @@ def as_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str |
             "\n".join(
                 f"{k}. {line_of(title, year)}: {verdict}" for k, (title, year, verdict) in enumerate(row["ranks"], 1)
             ),
+            sum(verdict == Verdict.HIT for _, _, verdict in row["ranks"]),
             row["text"],
             row[metric],
         ]
         for row in rows
     ]
-    return ["update", "context_id", "prompt", "relevant", "list", "text", metric], table
+    return ["update", "context_id", "prompt", "relevant", "list", "hits", "text", metric], table
 
 
 class CompletionLog:

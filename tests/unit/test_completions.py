@@ -81,9 +81,9 @@ def test_a_row_is_the_list_rank_by_rank() -> None:
         "ndcg@10": 0.5,
     }
     assert json.loads(json.dumps(first)) == first
-    columns, ((update, context, prompt, relevant, ranks, text, ndcg),) = as_table([first])
-    assert columns == ["update", "context_id", "prompt", "relevant", "list", "text", "ndcg@10"]
-    assert (update, context, relevant, ndcg) == (25, "c0", "Heat (1995)\nUp (2009)", 0.5)
+    columns, ((update, context, prompt, relevant, ranks, hits, text, ndcg),) = as_table([first])
+    assert columns == ["update", "context_id", "prompt", "relevant", "list", "hits", "text", "ndcg@10"]
+    assert (update, context, relevant, hits, ndcg) == (25, "c0", "Heat (1995)\nUp (2009)", 1, 0.5)
     assert ranks == "1. Heat (1995): hit\n2. Jaws (1975): out_of_catalog"
 
 
