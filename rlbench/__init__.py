@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from analysis.api.runs import Runs as Runs
     from analysis.api.runs import read as read
     from rlbench.api.experiment import Experiment as Experiment
-    from rlbench.api.experiment import RunFailed as RunFailed
+    from rlbench.api.experiment import ExperimentFailed as ExperimentFailed
     from rlbench.api.groups import sample_group as sample_group
     from rlbench.api.lists import metrics as metrics
     from rlbench.api.lists import parse as parse
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "BadInput": "rlbench.base.errors",
     "Experiment": "rlbench.api.experiment",
-    "RunFailed": "rlbench.api.experiment",
+    "ExperimentFailed": "rlbench.api.experiment",
     "Runs": "analysis.api.runs",
     "metrics": "rlbench.api.lists",
     "parse": "rlbench.api.lists",
@@ -48,7 +48,7 @@ _MODULES = {
 __all__ = [
     "BadInput",
     "Experiment",
-    "RunFailed",
+    "ExperimentFailed",
     "Runs",
     "metrics",
     "objective",

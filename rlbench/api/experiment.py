@@ -37,7 +37,7 @@ WIDTH = "100"
 """Width of tables in the output."""
 
 
-class RunFailed(RuntimeError):
+class ExperimentFailed(RuntimeError):
     """A run ended with an error. The message has the end of its output and the command."""
 
 
@@ -121,7 +121,7 @@ class Experiment:
 
         Raises:
             BadInput: every problem of the input; nothing was run.
-            RunFailed: a cell ended with an error.
+            ExperimentFailed: a cell ended with an error.
             KeyboardInterrupt: the run was interrupted, after it has stopped.
         """
         config = self.config
@@ -129,7 +129,7 @@ class Experiment:
         if code == 2 and (problems := _problems(said)):
             raise BadInput(*problems)
         if code:
-            raise RunFailed(f"exit code {code} of: {self.command()}\n{said[-KEPT:].strip()}")
+            raise ExperimentFailed(f"exit code {code} of: {self.command()}\n{said[-KEPT:].strip()}")
         if self.is_sweep:
             return rlbench.read(Path(config.runs_dir) / config.experiment_name)
         return rlbench.read(locate(config, config.stage).root)

@@ -48,7 +48,7 @@ def test_problems_of_data_come_before_anything_runs() -> None:
 
 def test_a_failure_shows_the_end_of_the_output() -> None:
     Path("mine.py").write_text("raise RuntimeError('my plugin is broken')\n")
-    with pytest.raises((rlbench.RunFailed, rlbench.BadInput), match="my plugin is broken"):
+    with pytest.raises((rlbench.ExperimentFailed, rlbench.BadInput), match="my plugin is broken"):
         rlbench.Experiment(*SMOKE, plugins=["mine.py"]).run()
 
 
