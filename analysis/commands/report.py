@@ -12,7 +12,7 @@ from analysis import command
 from analysis.collection import Collection, collect
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.style import save
-from analysis.html import Experiment, compare, group_page, index_page
+from analysis.html import ComparedGroup, compare, group_page, index_page
 from analysis.html.budgets import cost_note
 from analysis.problems import Problem
 from analysis.render.numbers import words
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         written += command.write_texts(folder, {PAGE: page})
         if options.tracker != "none":
             track_report(options.tracker, part.group, part.runs, folder)
-        experiments.append(Experiment(part.name, f"{part.folder.as_posix()}/{PAGE}", part.group, table))
+        experiments.append(ComparedGroup(part.name, f"{part.folder.as_posix()}/{PAGE}", part.group, table))
     if len(parts) > 1:
         if (out / PAGE).exists():  # of an earlier report, maybe of one group
             command.set_aside(out, OF_A_GROUP)
@@ -153,7 +153,7 @@ def cell_folder(run: str) -> str:
     return (Path(run).parent.parent).as_posix()
 
 
-def make_index(parts: Sequence[PageGroup], experiments: Sequence[Experiment], *, resamples: int) -> str:
+def make_index(parts: Sequence[PageGroup], experiments: Sequence[ComparedGroup], *, resamples: int) -> str:
     """report.html for several groups, with links to their pages and what compares them."""
     collections = {part.runs: part.collection for part in parts}
     several = len(collections) > 1

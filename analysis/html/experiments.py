@@ -37,7 +37,7 @@ VARIES = "varies"
 
 
 @dataclass(frozen=True)
-class Experiment:
+class ComparedGroup:
     """One experiment with a dataset and a model.
 
     Attributes:
@@ -53,9 +53,9 @@ class Experiment:
     table: Table
 
 
-def comparable(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
+def comparable(experiments: Sequence[ComparedGroup]) -> list[list[ComparedGroup]]:
     """The experiments in sets that share dataset, model, list length, cut-offs and test samples."""
-    sets: dict[tuple[Any, ...], list[Experiment]] = {}
+    sets: dict[tuple[Any, ...], list[ComparedGroup]] = {}
     for one in experiments:
         first = one.group.runs.iloc[0]
         key = (first["dataset"], first["model"], first["list_length"], tuple(first["cutoffs"]))
@@ -63,7 +63,7 @@ def comparable(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
     return list(sets.values())
 
 
-def differences(experiments: Sequence[Experiment]) -> Html:
+def differences(experiments: Sequence[ComparedGroup]) -> Html:
     """The section on what differs between experiments."""
     known = {one.name: facts(one.group) for one in experiments}
     keys = list(dict.fromkeys(key for found in known.values() for key in found))
@@ -116,7 +116,7 @@ def _one(values: set[str]) -> str:
     return next(iter(values)) if len(values) == 1 else VARIES
 
 
-def side_by_side(sets: Sequence[Sequence[Experiment]], seen: Mapping[tuple[str, str], Look], resamples: int) -> Html:
+def side_by_side(sets: Sequence[Sequence[ComparedGroup]], seen: Mapping[tuple[str, str], Look], resamples: int) -> Html:
     """The section with the rows of each comparable set in one table.
 
     Args:
@@ -134,7 +134,9 @@ def side_by_side(sets: Sequence[Sequence[Experiment]], seen: Mapping[tuple[str, 
     )
 
 
-def _set(place: int, experiments: Sequence[Experiment], seen: Mapping[tuple[str, str], Look], resamples: int) -> Html:
+def _set(
+    place: int, experiments: Sequence[ComparedGroup], seen: Mapping[tuple[str, str], Look], resamples: int
+) -> Html:
     metric = ranking_metric(experiments[0].table)
     title, first = metric_title(metric), experiments[0].group.runs.iloc[0]
     heads = [
@@ -169,9 +171,9 @@ def _set(place: int, experiments: Sequence[Experiment], seen: Mapping[tuple[str,
     )
 
 
-def listed(experiments: Sequence[Experiment], metric: str) -> list[tuple[Row, Experiment, str]]:
+def listed(experiments: Sequence[ComparedGroup], metric: str) -> list[tuple[Row, ComparedGroup, str]]:
     """Rows with their experiment and its name. Shared stages with equal scores are one row, with all names."""
-    found: dict[tuple[Any, ...], tuple[Row, Experiment, list[str]]] = {}
+    found: dict[tuple[Any, ...], tuple[Row, ComparedGroup, list[str]]] = {}
     for one in experiments:
         for row in one.table.rows:
             mean = row.metrics[metric].mean
@@ -182,7 +184,7 @@ def listed(experiments: Sequence[Experiment], metric: str) -> list[tuple[Row, Ex
     return [(row, one, "all" if len(names) == every > 1 else ", ".join(names)) for row, one, names in ordered]
 
 
-def joined(experiments: Sequence[Experiment], resamples: int) -> Table:
+def joined(experiments: Sequence[ComparedGroup], resamples: int) -> Table:
     """One table of all rows of comparable experiments, for its marks and its tests."""
     folders = [
         Folder("", replace(one.group, runs=one.group.runs.assign(experiment=one.name))) for one in experiments
@@ -224,7 +226,7 @@ def _tests(place: int, joint: Table, seen: Mapping[tuple[str, str], Look]) -> Ht
     )
 
 
-def all_looks(experiments: Sequence[Experiment]) -> dict[tuple[str, str], Look]:
+def all_looks(experiments: Sequence[ComparedGroup]) -> dict[tuple[str, str], Look]:
     """Look of each row, by name of the experiment and label. No two trained rows look alike."""
     frames = [
         one.group.runs.assign(
@@ -243,7 +245,7 @@ def all_looks(experiments: Sequence[Experiment]) -> dict[tuple[str, str], Look]:
     return found
 
 
-def curves_of(sets: Sequence[Sequence[Experiment]], seen: Mapping[tuple[str, str], Look]) -> dict[str, Any]:
+def curves_of(sets: Sequence[Sequence[ComparedGroup]], seen: Mapping[tuple[str, str], Look]) -> dict[str, Any]:
     """Validation curves of the ranking metric over updates, one choice for each set, for the page's scripts."""
     row_of = {key: place for place, key in enumerate(seen)}
     xs: list[dict[str, Any]] = []
@@ -290,7 +292,7 @@ class Compared:
     data: Mapping[str, Any]
 
 
-def compare(experiments: Sequence[Experiment], *, resamples: int) -> Compared:
+def compare(experiments: Sequence[ComparedGroup], *, resamples: int) -> Compared:
     """The sections that compare several experiments."""
     sets, seen = comparable(experiments), all_looks(experiments)
     curves = curves_of(sets, seen)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.collection import Collection, collect
-from analysis.html import Experiment, compare
+from analysis.html import ComparedGroup, compare
 from analysis.html.experiments import comparable, facts, joined
 from analysis.report import main
 from analysis.tables.build import build_table
@@ -37,10 +37,10 @@ def write(folder: Path, group: str, *, level: float, lr: float, updates: int = 1
             )  # fmt: skip
 
 
-def experiments(*folders: Path) -> list[Experiment]:
+def experiments(*folders: Path) -> list[ComparedGroup]:
     groups: list[Collection] = [group for folder in folders for group in collect(folder).groups()]
     return [
-        Experiment(str(group.runs.iloc[0]["experiment"]), "x.html", group, build_table(group, resamples=50))
+        ComparedGroup(str(group.runs.iloc[0]["experiment"]), "x.html", group, build_table(group, resamples=50))
         for group in groups
     ]
 
