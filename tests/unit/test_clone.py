@@ -91,7 +91,10 @@ def test_a_clone_without_a_change_is_the_same_run(parent: Run, words: list[str])
 
 def test_settings_that_the_checkpoint_depends_on_are_refused_together(parent: Run) -> None:
     words = ["seed=1", "dataset.list_length=3", "model.layers=3", "trainer.rl.group_size=2", "trainer.sft.updates=3"]
+    words += ["adapter=lora", "trainer.optimizer=adafactor"]
     said = refused(parent.root, 20, [*words, "evaluation.every=3", "generation.max_new_tokens=9"], None)
+    assert "a clone may not change adapter, because" in said
+    assert "trainer.optimizer, because the checkpoint has its states" in said
     for key in ("seed", "dataset.list_length", "model.layers", "trainer.rl.group_size", "trainer.sft.updates"):
         assert f"a clone may not change {key}, because" in said
     assert "curves and scores of both" in said and "greedy lists of both" in said
