@@ -435,7 +435,6 @@ PLAIN = ["trainer.share_prompts=never", "generation.prefill=repeated"]
         (MEDIUM, 32, 32, 40, PLAIN),
         (MEDIUM, 32, 32, 40, ["algorithm=s_dpo"]),
         (MEDIUM, 8, 8, 40, ["adapter=lora"]),
-        (MEDIUM, 32, 32, 40, ["adapter=lora", "trainer.gradient_checkpointing=true", "trainer.share_prompts=never"]),
         (MEDIUM, 8, 8, 40, ["trainer.optimizer=adamw_8bit", "trainer.gradient_checkpointing=true"]),
         (MEDIUM, 8, 8, 40, ["adapter=qlora"]),
     ],
