@@ -159,7 +159,9 @@ def test_the_plugin_of_the_page(tmp_path: Path) -> None:
     plugin.write_text(code)
     model = save_model(tmp_path / "whole", "llama", unigram_like())
     (tmp_path / "conf" / "model").mkdir(parents=True)
-    (tmp_path / "conf" / "model" / "shallow.yaml").write_text(values.replace("FOLDER", str(model)).replace("2", "1"))
+    (tmp_path / "conf" / "model" / "shallow.yaml").write_text(
+        values.replace("FOLDER", str(model)).replace("layers: 2", "layers: 1")
+    )
     small = [text for text in SMALL if not text.startswith(("model.", "dataset."))]
     folders = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
     words = ["model=shallow", f"plugins=[{plugin}]", "+debug=smoke", "dataset=mini", *small, *MINI, *folders]
