@@ -79,6 +79,9 @@ PART = {
     "generation.engine": RL,
     "trainer.sft": TRAINED,
     "trainer.bf16": TRAINED,
+    "trainer.optimizer": TRAINED,
+    "adapter": (),  # without one, its settings have no effect (tests/unit/test_adapters.py has the others)
+    "adapter.name": TRAINED,
     "trainer.rl": RL,
     "algorithm": RL,
     "reward": RL,
