@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,10 @@ class Shell:
     def run(self, command: str, *more: str, code: int = 0) -> str:
         """Run a command to its end, check its exit code, and return its output."""
         started = self.start(command, more)
-        said, _ = started.communicate(timeout=600)
+        try:
+            said, _ = started.communicate(timeout=1200)
+        finally:
+            if started.poll() is None:  # with its children, such as the cells of a sweep
+                os.killpg(started.pid, signal.SIGKILL)
         assert started.returncode == code, (command, said)
         return said
