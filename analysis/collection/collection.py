@@ -31,8 +31,8 @@ class Collection:
 
     Attributes:
         runs: one row per run, sorted by name: run, experiment, dataset, model, stage, label, algorithm, reward, seed,
-            hash, list_length, cutoffs (tuple), checkpoint_rule, checkpoint_step, stopped_update (NaN unless it stopped
-            early), demonstrations_count and demonstrations_without_end (NaN if none were used), the budget (prompts,
+            hash, list_length, cutoffs (tuple), checkpoint_rule, checkpoint_step, token_budget (NaN unless training
+            ends after a number of tokens), stopped_update (NaN unless it stopped early), demonstrations_count and demonstrations_without_end (NaN if none were used), the budget (prompts,
             completions, generated_tokens, updates; seconds and seconds_<phase>; trained_tokens, evaluation_tokens,
             attempts, peak_memory_bytes_<of>, energy_joules_<of>, reference_tokens, tokens_per_second_<phase>,
             mfu_<phase>, operations_<phase>, peak_<of>, each NaN if unknown), adopted_from (directory of the

@@ -354,6 +354,7 @@ def run_row(run: FinishedRun) -> dict[str, Any]:
     row |= {"cutoffs": tuple(result["cutoffs"]), "checkpoint_rule": result["checkpoint"].get("rule")}
     row |= {"checkpoint_step": result["checkpoint"]["step"]} | {key: budget[key] for key in BUDGET_FIELDS}
     stopped = result.get("stopped")
+    row["token_budget"] = result.get("token_budget", math.nan)
     row["stopped_update"] = stopped["update"] if stopped else math.nan
     row |= {f"demonstrations_{name}": _number(flat, f"demonstrations.{name}") for name in ("count", "without_end")}
     row |= {key.replace(".", "_"): _number(flat, f"budget.{key}") for key in LATER_BUDGET_FIELDS}

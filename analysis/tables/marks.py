@@ -39,12 +39,20 @@ def marked(text: str, marks: Sequence[str], which: Sequence[str] = MARKS) -> str
 
 
 def budgets(runs: pd.DataFrame) -> dict[tuple[int, ...], list[str]]:
-    """Budget to the labels of the RL rows with such a run, most frequent budget first."""
+    """Budget to the labels of the RL rows with such a run, most frequent budget first.
+
+    Runs that end after equal numbers of generated tokens have equal budgets, whatever they make of them.
+    """
     found: dict[tuple[int, ...], list[str]] = {}
-    for label, budget in zip(runs["label"], runs[list(BUDGET)].to_numpy(), strict=True):
+    for label, budget in zip(runs["label"], _budget_columns(runs).to_numpy(), strict=True):
         found.setdefault(tuple(map(int, budget)), []).append(label)
     ordered = sorted(found, key=lambda budget: (-len(found[budget]), budget))
     return {budget: sorted(set(found[budget])) for budget in ordered}
+
+
+def _budget_columns(runs: pd.DataFrame) -> pd.DataFrame:
+    """The columns in which runs of equal budgets are equal."""
+    return runs[["token_budget"]] if runs["token_budget"].notna().all() else runs[list(BUDGET)]
 
 
 def unequal_budgets(runs: pd.DataFrame) -> set[str]:
@@ -53,7 +61,7 @@ def unequal_budgets(runs: pd.DataFrame) -> set[str]:
     if len(found) < 2:
         return set()
     usual = next(iter(found))
-    spent = (runs[list(BUDGET)] == list(usual)).all(axis=1)
+    spent = (_budget_columns(runs) == list(usual)).all(axis=1)
     return set(runs["label"][~spent]) if spent.mean() > 0.5 else set(runs["label"])
 
 
@@ -137,12 +145,13 @@ def checkpoint_note(runs: pd.DataFrame) -> str:
 
 def unequal_note(runs: pd.DataFrame, group: str = "") -> str:
     """Note on the unequal budgets of RL rows."""
+    trained = runs[runs["stage"] == "rl"]
     spent = "; ".join(
         f"{', '.join(labels)}: {' / '.join(f'{value:,}' for value in budget)}"
-        for budget, labels in budgets(runs[runs["stage"] == "rl"]).items()
+        for budget, labels in budgets(trained).items()
     )
-    under = f" under {group}" if group else ""
-    return f"{UNEQUAL} Unequal budgets ({' / '.join(BUDGET)}){under}, not a fair comparison: {spent}."
+    under, names = f" under {group}" if group else "", " / ".join(map(str, _budget_columns(trained))).replace("_", " ")
+    return f"{UNEQUAL} Unequal budgets ({names}){under}, not a fair comparison: {spent}."
 
 
 def row_notes(rows: Sequence[Row], rl: Mapping[str, pd.DataFrame], split: str) -> list[str]:

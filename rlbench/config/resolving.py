@@ -34,8 +34,11 @@ from rlbench.config.schema import (
     MatchingConfig,
     Method,
     RewardConfig,
+    RolloutConfig,
     RuntimeConfig,
     SafetyConfig,
+    SamplerConfig,
+    ScheduleConfig,
     TrackerConfig,
     TrainerConfig,
 )
@@ -59,6 +62,9 @@ _SECTIONS: dict[str, type] = {
     "trainer": TrainerConfig,
     "generation": GenerationConfig,
     "evaluation": EvaluationConfig,
+    "sampler": SamplerConfig,
+    "rollout": RolloutConfig,
+    "schedule": ScheduleConfig,
     "safety": SafetyConfig,
     "tracker": TrackerConfig,
     "runtime": RuntimeConfig,
@@ -89,6 +95,8 @@ def resolve(cfg: DictConfig) -> Config:
         raise BadInput(_of_interpolation(error)) from error
     assert isinstance(plain, dict)
     _fill_cutoffs(plain.get("dataset"))
+    for key in ("sampler", "rollout", "schedule"):
+        plain.setdefault(key, {})
     plain.setdefault("baselines", [])  # a config.yaml from before there were any
     plain.setdefault("adapter", {})
     known = [*_SCALARS, *_SECTIONS, *_VARIANTS]

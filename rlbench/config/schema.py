@@ -638,6 +638,8 @@ class RLConfig:
         micro_batch_size: completions per forward pass.
         micro_batch_tokens: if set, completions are forwarded together up to this number of tokens, whatever
             `micro_batch_size` is. Padding counts, and a prompt that completions share counts once.
+        token_budget: if set, training ends at the first rollout boundary after this number of generated tokens, and
+            `updates` is only the most that it makes.
         shuffle: order of an update's completions in its forward passes: groups keeps those of a prompt together;
             completions mixes them, as TRL does.
         num_iterations: updates on each rollout, the paper's mu; 1 is on-policy.
@@ -670,6 +672,7 @@ class RLConfig:
     learning_rate_source: str = ""
     micro_batch_tokens: int | None = None
     shuffle: str = "completions"
+    token_budget: int | None = None
 
 
 @dataclass
@@ -848,6 +851,60 @@ class EvaluationConfig:
 
 
 @dataclass
+class SamplerConfig:
+    """Which prompts an update trains on (docs/sampling.md). The defaults take the prompts in a random order.
+
+    Attributes:
+        name: name in rows of tables.
+        weigh: piece that weighs the prompts: those of a large weight are drawn more often.
+        keep: piece that decides which groups train. The others are drawn again, with other prompts.
+        rounds: most rollouts for one update. If groups are still missing after them, refused groups train too.
+        replay: share of an update's groups that are taken from earlier rollouts.
+        capacity: most groups that are kept for replay.
+        options: options of the pieces, by their names.
+    """
+
+    name: str = "uniform"
+    weigh: str = "uniform"
+    keep: str = "all"
+    rounds: int = 1
+    replay: float = 0.0
+    capacity: int = 0
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class RolloutConfig:
+    """How the members of a group are drawn (docs/sampling.md). The default draws them one by one.
+
+    Attributes:
+        name: name in rows of tables.
+        structure: piece that draws the members.
+        ranks: number of entries after which a list of a rollout ends; null lets it end by itself.
+        options: options of the piece, by its name.
+    """
+
+    name: str = "flat"
+    structure: str = "flat"
+    ranks: int | None = None
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class ScheduleConfig:
+    """Numbers that change during training (docs/sampling.md).
+
+    Attributes:
+        name: name in rows of tables.
+        values: a shape and its options for each dotted key, for example `algorithm.kl.beta: {shape: linear, start: .01,
+            end: .001}`.
+    """
+
+    name: str = "none"
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class SafetyConfig:
     """When a collapsed RL training is stopped. A loss or gradient that is not finite always stops it.
 
@@ -955,6 +1012,9 @@ class Config:
         trainer: the training stages.
         generation: how lists are decoded.
         evaluation: evaluations on validation and test.
+        sampler: which prompts an update trains on.
+        rollout: how the members of a group are drawn.
+        schedule: numbers that change during training.
         safety: when a collapsed training is stopped.
         tracker: where a run is shown.
         runtime: where and how a run computes.
@@ -978,6 +1038,9 @@ class Config:
     trainer: TrainerConfig
     generation: GenerationConfig
     evaluation: EvaluationConfig
+    sampler: SamplerConfig
+    rollout: RolloutConfig
+    schedule: ScheduleConfig
     safety: SafetyConfig
     tracker: TrackerConfig
     runtime: RuntimeConfig
@@ -998,7 +1061,11 @@ class Config:
     def row_variant(self) -> str:
         """What separates this RL row from others of the same algorithm and reward; "" if nothing does."""
         start = "" if self.trainer.rl.start == "sft" else self.trainer.rl.start
-        parts = (self.variant, self.dataset.demonstration_source, start, self.adapter_label("rl"))
+        sampler = "" if self.sampler == SamplerConfig() else self.sampler.name
+        rollout = "" if self.rollout == RolloutConfig() else self.rollout.name
+        schedule = self.schedule.name if self.schedule.values else ""
+        drawn = (sampler, rollout, schedule)
+        parts = (self.variant, self.dataset.demonstration_source, start, *drawn, self.adapter_label("rl"))
         return "-".join(part for part in parts if part)
 
     def adapter_label(self, stage: str) -> str:
@@ -1011,6 +1078,12 @@ class Config:
         """What separates this SFT row from others; "" if nothing does."""
         parts = (self.dataset.demonstration_source, self.adapter_label("sft"))
         return "-".join(part for part in parts if part)
+
+    @property
+    def collects(self) -> bool:
+        """Whether a sampler or a rollout other than the defaults is chosen, now or by a schedule."""
+        scheduled = any(key.split(".")[0] in ("sampler", "rollout") for key in self.schedule.values)
+        return scheduled or self.sampler != SamplerConfig() or self.rollout != RolloutConfig()
 
     @property
     def policy_optimisation(self) -> AlgorithmConfig:

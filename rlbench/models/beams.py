@@ -1,10 +1,10 @@
-"""Beam search: the most likely list that a search with k beams finds.
+"""Beam search: the most likely lists that a search with k beams finds.
 
 A beam is the beginning of a text. Each step extends a prompt's beams by every possible token, and keeps the k most
 likely results. A text's score is its log-probability, without a correction for length: lists of N entries have similar
 lengths, and a list of another length is another answer. A text becomes less likely with every token. So the search for
-a prompt ends when no beam is more likely than the best complete text. With as many beams as there are texts, it finds
-the most likely one.
+a prompt ends when no beam is more likely than the complete texts that are kept. With as many beams as there are texts,
+it finds the most likely ones.
 """
 
 import math
@@ -28,11 +28,28 @@ def beam_search(
 ) -> list[Completion]:
     """For each prompt, the most likely completion that the search finds, with its tokens' log-probabilities.
 
+    Arguments and errors as for `beam_groups`.
+    """
+    groups, _ = beam_groups(model, prompts, config, beams, 1, walk)
+    return [best for (best,) in groups]
+
+
+def beam_groups(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    beams: int,
+    kept: int,
+    walk: Walk | None = None,
+) -> tuple[list[list[Completion]], int]:
+    """For each prompt, the most likely completions that the search finds, and the number of tokens that it tried.
+
     Args:
         model: a causal language model.
         prompts: token ids of each prompt, at least one.
         config: decoding settings without sampling and penalties.
         beams: k.
+        kept: number of completions per prompt, at most k. Where fewer complete texts are found, unfinished ones follow.
         walk: the beginning of the lists, one per prompt, if they are held to the catalogue; None for free lists.
 
     Raises:
@@ -45,7 +62,8 @@ def beam_search(
     model.eval()
     try:
         with torch.no_grad():
-            return _Search(model, prompts, config, beams, walk).completions()
+            search = _Search(model, prompts, config, beams, kept, walk)
+            return search.groups(), search.tried
     finally:
         model.train(was_training)
 
@@ -59,32 +77,40 @@ class _Search(Batch):
         prompts: Sequence[Sequence[int]],
         config: GenerationConfig,
         beams: int,
+        kept: int,
         walk: Walk | None,
     ):
         if walk is not None:
             walk.keep(torch.arange(len(prompts), device=model.device).repeat_interleave(beams))
         super().__init__(model, [prompt for prompt in prompts for _ in range(beams)], config, walk=walk)
-        self.prompts, self.beams = len(prompts), beams
+        self.prompts, self.beams, self.kept, self.tried = len(prompts), beams, kept, 0
         rows, device = len(self.text), self.text.device
         self.logps = torch.zeros(rows, self.most, dtype=torch.float64, device=device)
         # At first all beams of a prompt are the same text, so only one may go on.
         self.scores = torch.full((self.prompts, beams), -math.inf, dtype=torch.float64, device=device)
         self.scores[:, 0] = 0.0
-        self.best = torch.full((self.prompts,), -math.inf, dtype=torch.float64, device=device)
-        self.found: list[Completion | None] = [None] * self.prompts
+        self.worst = torch.full((self.prompts,), -math.inf, dtype=torch.float64, device=device)
+        self.found: list[list[tuple[float, Completion]]] = [[] for _ in range(self.prompts)]
 
-    def completions(self) -> list[Completion]:
-        """Search for all prompts together."""
+    def groups(self) -> list[list[Completion]]:
+        """Search for all prompts together. The most likely completions come first."""
         width = self.ids.size(1)
         logits, position = self._prefill()
         with attending(self.model):
             for step in range(self.most):
                 chosen = self._extend(logits, step)
-                if step + 1 == self.most or bool((self.scores[:, 0] <= self.best).all()):
+                self.tried += len(chosen)
+                if step + 1 == self.most or bool((self.scores[:, 0] <= self.worst).all()):
                     break
                 position = position + 1
                 logits = self._forward(chosen, self.whole_mask[:, : width + step + 1], position)
-        return [found or self._completion(prompt * self.beams, self.most) for prompt, found in enumerate(self.found)]
+        return [self._with_unfinished(prompt) for prompt in range(self.prompts)]
+
+    def _with_unfinished(self, prompt: int) -> list[Completion]:
+        """The complete texts of a prompt, and the most likely unfinished ones if they are too few."""
+        complete = [completion for _, completion in self.found[prompt]]
+        first = prompt * self.beams
+        return complete + [self._completion(first + n, self.most) for n in range(self.kept - len(complete))]
 
     def _extend(self, logits: torch.Tensor, step: int) -> torch.Tensor:
         """(rows, 1) next token of each new beam. Also puts the rows in the order of the new beams."""
@@ -122,16 +148,18 @@ class _Search(Batch):
             logps: (rows, ends) log-probabilities of EOS.
             step: the number of tokens before EOS.
         """
-        score, place = totals.flatten(1).max(1)
-        better = score > self.best
-        self.best = torch.where(better, score, self.best)
-        for prompt in better.nonzero().squeeze(1).tolist():
-            beam, end = divmod(int(place[prompt]), len(self.ends))
+        scores, places = totals.flatten(1).topk(min(self.kept, totals[0].numel()), dim=1)
+        for prompt, which in (scores > self.worst[:, None]).nonzero().tolist():
+            beam, end = divmod(int(places[prompt, which]), len(self.ends))
             row = prompt * self.beams + beam
             before = self._completion(row, step)
-            self.found[prompt] = Completion(
+            ended = Completion(
                 [*before.ids, int(self.ends[end])], [*before.recorded, logps[row, end].item()], before.prompt_tokens
             )
+            kept = [*self.found[prompt], (scores[prompt, which].item(), ended)]
+            self.found[prompt] = sorted(kept, key=lambda one: -one[0])[: self.kept]
+            if len(self.found[prompt]) == self.kept:
+                self.worst[prompt] = self.found[prompt][-1][0]
 
     def _completion(self, row: int, length: int) -> Completion:
         """The first tokens of a row."""

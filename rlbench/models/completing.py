@@ -77,7 +77,8 @@ class ListEnd:
     Attributes:
         newlines: (V,) number of newlines in each token.
         least: number of newlines before which no completion is over.
-        is_over: called with the ids of completions that have just got a newline; whether each is over.
+        is_over: called with the ids of completions that have just got a newline; whether each is over. A completion
+            includes what was written before.
     """
 
     newlines: torch.Tensor
@@ -95,6 +96,7 @@ def complete(
     synced: bool = False,
     end: ListEnd | None = None,
     walk: Walk | None = None,
+    written: Sequence[int] | None = None,
 ) -> list[Completion]:
     """One completion per prompt, in their order. Random numbers come from torch's global generator.
 
@@ -107,9 +109,11 @@ def complete(
         synced: whether other processes hold parts of the weights, so that all must make the same number of steps.
         end: what ends a completion besides EOS and the limit; None for nothing.
         walk: the beginning of the lists, if they are held to the catalogue; None for free lists.
+        written: number of tokens at the end of each prompt that are the beginning of its completion. They count for
+            `end` and for the limit. None for none.
 
     Raises:
-        ValueError: with `end`, for a model that cannot share.
+        ValueError: with `end` or `written`, for a model that cannot share.
     """
     was_training = model.training
     model.eval()
@@ -117,10 +121,12 @@ def complete(
         with torch.no_grad():
             reason = reason_against(model) if shared else None
             if shared and reason is None:
-                batch = Batch(model, prompts, config, record=record, synced=synced, end=end, walk=walk)
+                batch = Batch(model, prompts, config, record=record, synced=synced, end=end, walk=walk, written=written)
                 return batch.completions()
-            if end is not None:
-                raise ValueError(f"a list can only end without EOS where prompts are shared: {reason}")
+            if end is not None or written is not None:
+                raise ValueError(
+                    f"a list can only end without EOS, or be continued, where prompts are shared: {reason}"
+                )
             if reason is not None:
                 _tell(reason)
             return _generated(model, prompts, config, record, synced, walk)
@@ -150,6 +156,7 @@ class Batch:
         synced: bool = False,
         end: ListEnd | None = None,
         walk: Walk | None = None,
+        written: Sequence[int] | None = None,
     ):
         self.model, self.config, self.synced, self.end, self.walk = model, config, synced, end, walk
         self.most = int(config.max_new_tokens)
@@ -172,11 +179,23 @@ class Batch:
         self.text[:, :width] = self.ids[self.prompt_of]
         self.whole_mask = torch.ones_like(self.text)
         self.whole_mask[:, :width] = self.mask[self.prompt_of]
-        self.lines = torch.zeros(rows, dtype=torch.long, device=device)
-        self.lengths = torch.full((rows,), self.most, device=device)
+        self.written = torch.tensor(written or [0] * rows, device=device)
+        self.lines = self._written_lines(end)
+        self.limits = self.most - self.written
+        self.lengths = self.limits.clone()
         self.record = record
         self.recorded = None if record is None else torch.zeros(rows, self.most, device=device)
         self.processors = processors_of(config, self._padding())
+
+    def _written_lines(self, end: ListEnd | None) -> torch.Tensor:
+        """(rows,) newlines in the beginnings of the completions."""
+        width = self.ids.size(1)
+        longest = int(self.written.max())
+        if end is None or not longest:
+            return torch.zeros_like(self.written)
+        ids = self.text[:, width - longest : width]
+        is_written = torch.arange(longest, 0, -1, device=ids.device) <= self.written[:, None]
+        return (_newlines(end, ids) * is_written).sum(1)
 
     def completions(self) -> list[Completion]:
         """Compute all completions."""
@@ -238,7 +257,7 @@ class Batch:
         self.text[self.active, width + step] = chosen
         if self.walk is not None:
             self.walk.advance(chosen)
-        ended = (chosen[:, None] == self.ends).any(1) & self.running
+        ended = ((chosen[:, None] == self.ends).any(1) | (step + 1 >= self.limits[self.active])) & self.running
         if self.end is not None:
             ended |= self._over(self.end, chosen, width + step + 1)
         self.lengths[self.active[ended]] = step + 1
@@ -253,14 +272,14 @@ class Batch:
             chosen: (rows,) the latest tokens.
             reached: number of columns of `text` that are filled.
         """
-        # A model's vocabulary may be padded beyond its tokenizer's; such tokens have no text.
-        table = end.newlines.to(chosen.device)
-        new = table[chosen.clamp(max=len(table) - 1)] * (chosen < len(table))
+        new = _newlines(end, chosen)
         self.lines[self.active] += new
         over = (new > 0) & self.running & (self.lines[self.active] >= end.least)
         asked = over.nonzero().squeeze(1)
         if len(asked):
-            rows = self.text[self.active[asked], self.ids.size(1) : reached].tolist()
+            of_rows = self.text[self.active[asked], :reached].tolist()
+            begins = (self.ids.size(1) - self.written[self.active[asked]]).tolist()
+            rows = [row[begin:] for row, begin in zip(of_rows, begins, strict=True)]
             over[asked] = torch.tensor(end.is_over(rows), device=over.device)
         return over
 
@@ -297,6 +316,13 @@ class Batch:
     def _padding(self) -> torch.Tensor:
         """(rows,) padding tokens before each row's prompt."""
         return (self.mask == 0).sum(1)[self.prompt_of]
+
+
+def _newlines(end: ListEnd, ids: torch.Tensor) -> torch.Tensor:
+    """Newlines in each token."""
+    # A model's vocabulary may be padded beyond its tokenizer's; such tokens have no text.
+    table = end.newlines.to(ids.device)
+    return table[ids.clamp(max=len(table) - 1)] * (ids < len(table))
 
 
 def among(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:

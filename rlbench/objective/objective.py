@@ -248,15 +248,30 @@ class Objective:
             of_terms.append(returns * solved.to(returns)[:, None] if term.get("scaled_by") == "solve_rate" else returns)
         return torch.stack(of_terms, dim=1)
 
-    def unit_advantages(self, rollout: Rollout, group_size: int) -> torch.Tensor:
-        """Advantages of the credited units, (B, C)."""
+    def unit_advantages(
+        self, rollout: Rollout, group_size: int, leaves: int = 1, compared: int | None = None
+    ) -> torch.Tensor:
+        """Advantages of the credited units, (B, C).
+
+        Args:
+            rollout: B completions, the G completions of a prompt adjacent.
+            group_size: G.
+            leaves: number of adjacent completions that form a node. A node's return is the mean over its completions,
+                which all get its advantage. Its other properties are means too.
+            compared: number of adjacent nodes that a baseline compares. Default: all nodes of a prompt.
+        """
         self.blamed = ""
-        returns = self.unit_returns(rollout.rewards, group_size)
-        shape = (-1, group_size, returns.size(2))
-        counted = self._counted(rollout.rewards)
-        tokens, logps = (self._of_columns(of_units) for of_units in (rollout.unit_tokens, rollout.unit_logps))
-        rows = (-1, group_size)
-        features = {name: values.view(rows) for name, values in rollout.features().items()}
+        nodes = compared or group_size // leaves
+
+        def of_nodes(values: torch.Tensor) -> torch.Tensor:
+            return values if leaves == 1 else values.view(-1, leaves, *values.shape[1:]).to(torch.float64).mean(1)
+
+        returns = of_nodes(self.unit_returns(rollout.rewards, group_size))
+        shape, rows = (-1, nodes, returns.size(2)), (-1, nodes)
+        counted = of_nodes(self._counted(rollout.rewards)) > 0
+        tokens, logps = (of_nodes(self._of_columns(given)) for given in (rollout.unit_tokens, rollout.unit_logps))
+        features = {name: of_nodes(values).view(rows) for name, values in rollout.features().items()}
+        success = of_nodes(rollout.rewards.success) > 0
 
         def normalise(of_units: torch.Tensor) -> torch.Tensor:
             # Round only now, so that sums that differ only in their order become equal.
@@ -266,7 +281,7 @@ class Objective:
                 counted=counted.view(shape),
                 unit_tokens=tokens.view(shape),
                 log_confidence=(logps / tokens.clamp(min=1)).to(of_units).view(shape),
-                success=rollout.rewards.success.view(rows),
+                success=success.view(rows),
                 features=features,
                 progress=rollout.progress,
                 carried=rollout.carried,
@@ -278,7 +293,7 @@ class Objective:
             return made.view_as(of_units)
 
         combined = COMBINERS[self.reward.combine](returns, self.weights.to(returns), normalise, self.reward.power)
-        return combined.to(torch.get_default_dtype())
+        return combined.to(torch.get_default_dtype()).repeat_interleave(leaves, dim=0)
 
     def _counted(self, rewards: RewardBatch) -> torch.Tensor:
         """(B, C) bool mask of the returns a baseline may use."""

@@ -67,13 +67,15 @@ class Place(Mapping[str, Piece]):
     """The choices for one place of the algebra.
 
     Args:
-        name: the key in the algorithm's YAML that selects a piece.
+        name: the key in the section's YAML that selects a piece.
         facts: facts that every piece must declare. The place's module defines them.
+        section: the section of the config.
     """
 
-    def __init__(self, name: str, facts: tuple[str, ...] = ()):
+    def __init__(self, name: str, facts: tuple[str, ...] = (), section: str = "algorithm"):
         self.name = name
         self.facts = facts
+        self.section = section
         self._pieces: dict[str, Piece] = {}
 
     def __getitem__(self, name: str) -> Piece:
@@ -123,8 +125,8 @@ class Place(Mapping[str, Piece]):
         """Problems with a choice: one sentence that begins with the key, or an empty list."""
         if name in self:
             return []
-        near = nearest(name, list(self))
-        return [f"algorithm.{self.name} = '{name}' is unknown; known: {', '.join(self)}.{near}{HINT}"]
+        near, key = nearest(name, list(self)), f"{self.section}.{self.name}"
+        return [f"{key} = '{name}' is unknown; known: {', '.join(self)}.{near}{HINT}"]
 
 
 scalars = Place("scalars", ("differentiable",))

@@ -131,14 +131,14 @@ class ListScorer:
         rows = enumerate(zip(texts, parsed, finished, strict=True))
         return judged, [ScoredList(text, found, judged.names(row), end) for row, (text, found, end) in rows]
 
-    def has_all_ranks(self, completion_ids: Sequence[Sequence[int]]) -> list[bool]:
-        """Whether each completion has at least N entries that end with a newline."""
+    def has_all_ranks(self, completion_ids: Sequence[Sequence[int]], ranks: int | None = None) -> list[bool]:
+        """Whether each completion has at least this number of entries that end with a newline; by default N."""
         texts = self.reader.decode(completion_ids)
         ended = [
             sum(line < text.count("\n") for line in parsed.lines)
             for text, parsed in zip(texts, self.judge.read(texts), strict=True)
         ]
-        return [count >= self.reader.units.list_length for count in ended]
+        return [count >= (ranks or self.reader.units.list_length) for count in ended]
 
     def __call__(
         self,

@@ -19,6 +19,7 @@ from rlbench.config.decoding import CONSTRAINTS, EXCLUSIONS, check_constraints, 
 from rlbench.config.engines import CORRECTIONS, ENGINES, PREFILLS, check_generation
 from rlbench.config.names import check_paths
 from rlbench.config.plugins import HINT, load_plugins
+from rlbench.config.schedules import check_schedules
 from rlbench.config.schema import (
     AlgorithmConfig,
     Config,
@@ -82,10 +83,23 @@ def check_config(config: Config, processes: int = 1) -> list[str]:
         problems += [] if problems else _metric(config)
     from rlbench.objective.checks import check_algorithm  # loads torch
     from rlbench.objective.guards import refusals
+    from rlbench.sampling.checks import check_sampling
 
     if isinstance(config.algorithm, AlgorithmConfig):
         problems += check_algorithm(config.algorithm)
-    return problems or refusals(config)
+    problems += [] if problems else check_sampling(config, processes)
+    return problems or refusals(config) or check_schedules(config, lambda changed: _of_numbers(changed, processes))
+
+
+def _of_numbers(config: Config, processes: int) -> list[str]:
+    """The problems of a config in which a schedule has changed numbers."""
+    from rlbench.objective.checks import check_algorithm  # loads torch
+    from rlbench.sampling.checks import check_sampling
+
+    problems = check_values(config, processes)
+    if isinstance(config.algorithm, AlgorithmConfig):
+        problems += check_algorithm(config.algorithm)
+    return problems or check_sampling(config, processes)
 
 
 def check_values(config: Config, processes: int = 1) -> list[str]:

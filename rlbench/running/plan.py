@@ -14,6 +14,7 @@ from rich.text import Text
 from rlbench.base.durations import duration
 from rlbench.base.program import as_started
 from rlbench.base.records import Damaged
+from rlbench.config.schedules import Schedules
 from rlbench.config.schema import Config
 from rlbench.models.sources import folder_digests
 from rlbench.running.classical import baseline_runs
@@ -135,7 +136,7 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
         status = f"taken from {_place(step.source, configs[0])}" if step.source else step.status or "to run"
         table.add_row(*row, Text(status), _expectation(step.seconds) if step.to_run else "")
     _print(table, console)
-    for line in learning_rates(configs):
+    for line in [*learning_rates(configs), *schedules(configs)]:
         console.print(line, soft_wrap=True, markup=False)
     todo = [step for step in found if step.to_run]
     known = [step.seconds for step in todo if step.seconds is not None]
@@ -194,6 +195,28 @@ def learning_rates(configs: Sequence[Config]) -> list[str]:
         f"{f'from {source}' if source else 'as given'}"
         for (rate, source), labels in rows.items()
     ]
+
+
+BARS = "▁▂▃▄▅▆▇█"
+MOST_BARS = 60
+
+
+def schedules(configs: Sequence[Config]) -> list[str]:
+    """Return a drawing of each number that changes during training: a line per key and course, with its rows."""
+    rows: dict[str, dict[str, None]] = {}
+    for config in configs:
+        if "rl" in config.stages:
+            for key, values in Schedules(config).drawn().items():
+                rows.setdefault(f"{key} {_drawing(values)}", {})[config.label] = None
+    return [f"schedule of {', '.join(labels)}: {course}" for course, labels in rows.items()]
+
+
+def _drawing(values: Sequence[float]) -> str:
+    """Return a bar chart of one line, with the ends of its range."""
+    low, high = min(values), max(values)
+    shown = [values[at * len(values) // MOST_BARS] for at in range(MOST_BARS)] if len(values) > MOST_BARS else values
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    return f"{''.join(BARS[round((value - low) / step)] for value in shown)} {low:g} to {high:g}"
 
 
 def _place(root: Path, config: Config) -> str:

@@ -193,6 +193,8 @@ def rl(session: Session, recording: Recording) -> Outcome:
     result["stopped"] = trained.stop.result if trained.stop else None
     if config.clone is not None:
         result["budget"]["inherited"] = INHERITED.read(target.root, target.remedy)
+    if config.trainer.rl.token_budget is not None:
+        result["token_budget"] = config.trainer.rl.token_budget
     if trained.kept is not None:
         result["demonstrations"] = trained.kept.result
     return result

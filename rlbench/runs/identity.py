@@ -13,7 +13,8 @@ from rlbench.config.adapters import adapter_identity
 from rlbench.config.baselines import BASELINES
 from rlbench.config.decoding import evaluation_identity, greedy_identity, sampling_identity
 from rlbench.config.engines import rollout_identity
-from rlbench.config.schema import Config, PreferenceConfig
+from rlbench.config.schedules import flat
+from rlbench.config.schema import Config, PreferenceConfig, RolloutConfig, SamplerConfig
 from rlbench.runs.inputs import inputs
 from rlbench.runs.record import SCHEMA
 
@@ -86,6 +87,7 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
     evaluation = {key: value for key, value in evaluation.items() if key not in elsewhere}
     # Values of runs from before these keys existed.
     first_values: dict[str, Any] = {"learning_rate_steps": {}, "micro_batch_tokens": None, "shuffle": "completions"}
+    first_values["token_budget"] = None
     if isinstance(config.algorithm, PreferenceConfig):
         left_out.append("shuffle")  # its tuples keep their order
     if rl["micro_batch_tokens"] is not None:
@@ -103,7 +105,20 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
         "safety": full["safety"],
         "seed": config.seed,
         **shared,
+        **_collecting(config),
     }
+
+
+def _collecting(config: Config) -> dict[str, Any]:
+    """Settings of sampler, rollout and schedule without their names, where they differ from the defaults."""
+    found = {}
+    for key, default in (("sampler", SamplerConfig()), ("rollout", RolloutConfig())):
+        chosen = asdict(getattr(config, key))
+        if chosen != asdict(default):
+            found[key] = {name: value for name, value in chosen.items() if name != "name"}
+    if config.schedule.values:
+        found["schedule"] = flat(config.schedule.values)
+    return found
 
 
 def _dataset(config: Config, stage: str) -> dict[str, Any]:

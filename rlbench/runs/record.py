@@ -209,6 +209,8 @@ class Outcome(TypedDict):
     """Classical baselines with settings only."""
     stopped: NotRequired[Stopped | None]
     """RL stage only; null if the training did not stop early."""
+    token_budget: NotRequired[int]
+    """RL stages that end after a number of generated tokens."""
 
 
 class Result(Outcome):

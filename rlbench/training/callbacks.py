@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,6 +19,7 @@ from rlbench.runs.directory import Run
 from rlbench.runs.record import BUDGET_ROWS
 from rlbench.tracking import Tracker
 from rlbench.training.checkpoints import checkpoint_being_written
+from rlbench.training.collecting import Collector
 from rlbench.training.safety import Guard
 
 RENAMED = {
@@ -109,6 +111,28 @@ class Evaluator(TrainerCallback):
             self.evaluate(state.global_step)
 
 
+class TokenBudget(TrainerCallback):
+    """Ends a training at the first rollout boundary after a number of generated tokens.
+
+    Args:
+        ledger: counts the tokens.
+        limit: the number; None for no end.
+        num_iterations: updates per generation.
+    """
+
+    def __init__(self, ledger: Ledger, limit: int | None, num_iterations: int):
+        self.ledger, self.limit, self.num_iterations = ledger, limit, num_iterations
+
+    def is_spent(self, update: int) -> bool:
+        """Whether the training is over after this number of updates."""
+        generated = self.ledger.counts["generated_tokens"]
+        return self.limit is not None and update % self.num_iterations == 0 and generated >= self.limit
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.is_spent(state.global_step):
+            control.should_training_stop = True
+
+
 class Stopper(TrainerCallback):
     """Ends a training whose process was told to stop, at the next update from which it can resume exactly.
 
@@ -162,6 +186,7 @@ class StopTraining(TrainerCallback):
 
 
 REFERENCE_FILE = "reference.safetensors"
+COLLECTOR_FILE = "collector.npz"
 
 
 class ReferenceSync(TrainerCallback):
@@ -195,3 +220,15 @@ class ReferenceSync(TrainerCallback):
         weights = {name: whole(p.detach()).contiguous() for name, p in self.reference.named_parameters()}
         if state.is_world_process_zero:
             save_file(weights, checkpoint_being_written(args, state) / REFERENCE_FILE)
+
+
+class CollectorState(TrainerCallback):
+    """Saves with each checkpoint what a sampler remembers. All processes remember the same."""
+
+    def __init__(self, collector: Collector):
+        self.collector = collector
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            arrays: dict[str, Any] = self.collector.state()
+            np.savez(checkpoint_being_written(args, state) / COLLECTOR_FILE, **arrays)

@@ -161,6 +161,7 @@ class CheckpointWriter(TrainerCallback):
         totals: the JSON content of `RESUME_FILE`: the budget so far, and other state that the stage resumes from.
         keep: number of checkpoints to keep.
         best: the update of the best validation so far, whose weights are kept too; None before the first.
+        is_over: whether the training is over after a number of updates, although more are possible.
     """
 
     def __init__(
@@ -170,8 +171,10 @@ class CheckpointWriter(TrainerCallback):
         totals: Callable[[], dict[str, Any]],
         keep: int,
         best: Callable[[], int | None] = lambda: None,
+        is_over: Callable[[int], bool] = lambda _: False,
     ):
         self.run, self.trainer, self.totals, self.keep, self.best = run, trainer, totals, keep, best
+        self.is_over = is_over
         self.needed = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
         """Estimated bytes of the next checkpoint: those of the last, or at first the size of the weights."""
 
@@ -189,7 +192,7 @@ class CheckpointWriter(TrainerCallback):
             for path in newer:  # damaged, or of updates that are made again
                 drop(path)
         PartialState().wait_for_everyone()
-        if state.global_step >= state.max_steps:
+        if state.global_step >= state.max_steps or self.is_over(state.global_step):
             raise _NothingLeft
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

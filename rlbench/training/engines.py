@@ -153,6 +153,7 @@ def lists_of_shared_prompts(
     end: ListEnd | None,
     record: Record | None = None,
     walk: Walk | None = None,
+    written: Sequence[int] | None = None,
 ) -> list[Completion]:
     """One completion per prompt, each distinct prompt forwarded once (`rlbench.models.completing`).
 
@@ -165,6 +166,7 @@ def lists_of_shared_prompts(
         end: what ends a list besides EOS and the limit; None for nothing.
         record: what to record at each position; None for nothing.
         walk: what each list is held to, at its beginning; None for nothing.
+        written: as for `complete`.
     """
     with (
         unwrap_model_for_generation(
@@ -178,7 +180,10 @@ def lists_of_shared_prompts(
         sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
         synced = sharded and trainer.accelerator.num_processes > 1
         config = trainer.generation_config
-        return complete(causal(model), prompt_ids, config, synced=synced, end=end, record=record, walk=walk)
+        policy = causal(model)
+        return complete(
+            policy, prompt_ids, config, synced=synced, end=end, record=record, walk=walk, written=written
+        )
 
 
 @contextmanager

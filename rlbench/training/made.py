@@ -39,15 +39,20 @@ def cannot_update(config: Config, prompts: int, demonstrations: int) -> list[str
     return problems
 
 
-def planned(config: Config) -> dict[str, int]:
-    """Updates, prompts and completions of the RL stage if nothing stops it early."""
+def planned(config: Config, updates: int | None = None) -> dict[str, int]:
+    """Updates, prompts and completions of the RL stage if nothing stops it early.
+
+    Args:
+        updates: number of updates after which a budget of tokens was spent; by default all.
+    """
     rl = config.trainer.rl
     if isinstance(config.algorithm, PreferenceConfig):
         prompts = prompts_drawn(config.algorithm, rl)
         return {"updates": rl.updates, "prompts": prompts, "completions": prompts * rl.group_size}
-    rollouts = math.ceil(rl.updates / rl.num_iterations)
+    updates = rl.updates if updates is None else updates
+    rollouts = math.ceil(updates / rl.num_iterations)
     completions = rollouts * rl.completions_per_update
-    return {"updates": rl.updates, "prompts": completions // rl.group_size, "completions": completions}
+    return {"updates": updates, "prompts": completions // rl.group_size, "completions": completions}
 
 
 def check_made(made: Mapping[str, int], wanted: Mapping[str, int]) -> None:

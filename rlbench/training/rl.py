@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -31,7 +32,17 @@ from rlbench.runs.budget import Ledger
 from rlbench.runs.directory import Run
 from rlbench.runs.existing import unmeasured
 from rlbench.training.arguments import quiet, rl_arguments, shared_arguments
-from rlbench.training.callbacks import Evaluator, Recorder, ReferenceSync, SpendingLog, Stopper, StopTraining
+from rlbench.training.callbacks import (
+    COLLECTOR_FILE,
+    CollectorState,
+    Evaluator,
+    Recorder,
+    ReferenceSync,
+    SpendingLog,
+    Stopper,
+    StopTraining,
+    TokenBudget,
+)
 from rlbench.training.checkpoints import (
     BestKeeper,
     CheckpointWriter,
@@ -42,6 +53,7 @@ from rlbench.training.checkpoints import (
     writing_folder,
 )
 from rlbench.training.cloning import take_checkpoint
+from rlbench.training.collecting import Collector, Processes
 from rlbench.training.demonstrations import Demonstrations, Kept, kept_of
 from rlbench.training.made import check_made, planned, without_signal
 from rlbench.training.parallel import (
@@ -57,6 +69,7 @@ from rlbench.training.preference_lists import Lists
 from rlbench.training.rollout_log import RolloutLog
 from rlbench.training.safety import CannotGoOn, Guard, Stop
 from rlbench.training.schedule import stepped
+from rlbench.training.scheduled import Scheduled, scheduled_rate
 from rlbench.training.scoring import Batching
 from rlbench.training.tokens import tokenised
 from rlbench.training.trainer import RankedListTrainer
@@ -137,8 +150,18 @@ def make_demonstrations(
 PROMPT_COLUMNS = ("context_id", "prompt", "ground_truth", "seen_titles")
 
 
-def prompt_dataset(records: Sequence[Record]) -> Dataset:
-    """The columns that the trainer and the scorer read."""
+def prompt_dataset(records: Sequence[Record], numbered: bool = False) -> Dataset:
+    """The columns that the trainer and the scorer read.
+
+    Args:
+        records: the prompts' records.
+        numbered: whether to add each one's place.
+    """
+    dataset = _prompt_columns(records)
+    return dataset.add_column("place", list(range(len(dataset)))) if numbered else dataset
+
+
+def _prompt_columns(records: Sequence[Record]) -> Dataset:
     if isinstance(records, StoredRecords):
         return Dataset.from_file(str(records.file)).select_columns(list(PROMPT_COLUMNS))
     return Dataset.from_list(
@@ -152,6 +175,23 @@ def prompt_dataset(records: Sequence[Record]) -> Dataset:
             for record in records
         ]
     )
+
+
+def make_collector(config: Config, dataset: Dataset, earlier: ResumePoint | None = None) -> Collector:
+    """The sampler and the rollout of a run, as at the checkpoint from which it resumes."""
+    collector = Collector(
+        config.sampler,
+        config.rollout,
+        dataset,
+        config.trainer.rl.group_size,
+        config.dataset.list_length,
+        config.seed,
+        Processes(processes.index(), processes.count()),
+    )
+    if earlier is not None:
+        with np.load(earlier.folder / COLLECTOR_FILE) as state:
+            collector.restore(dict(state))
+    return collector
 
 
 @dataclass(frozen=True)
@@ -224,7 +264,7 @@ def train_rl(
     else:
         shown = "hits"
         trainer = policy_trainer(config, run, policy, data, scorer, ledger, earlier)
-    trainer.rate = stepped(rl.learning_rate, rl.learning_rate_steps)
+    trainer.rate = stepped(rl.learning_rate, rl.learning_rate_steps) or scheduled_rate(config)
     trainer.is_clone = config.clone is not None
     trainer.carried.update(totals.get("memory", {}))  # the name that checkpoints have always had
     chooser = BestKeeper(run, config.evaluation.metric, trainer)
@@ -236,11 +276,12 @@ def train_rl(
     trainer.add_callback(Evaluator(config.evaluation.every, validate))
     trainer.add_callback(StopTraining(guard))
     stop = _train(config, run, trainer, earlier, guard, chooser)
-    if stop is None:
-        _check_complete(config, run, trainer)
-    updates = stop.update if stop else rl.updates
-    if stop and not processes.on_main(lambda: _is_validated(run, updates)):
+    updates = stop.update if stop else trainer.state.global_step
+    is_early = stop is not None or (rl.token_budget is not None and updates < rl.updates)
+    if is_early and not processes.on_main(lambda: _is_validated(run, updates)):
         validate(updates)
+    if stop is None:
+        _check_complete(config, run, trainer, updates if is_early else rl.updates)
     return Trained(updates, _select(config, run, trainer, chooser, updates), stop, kept)
 
 
@@ -301,8 +342,10 @@ def _train(
         return {"budget": trainer.ledger.totals(), "memory": trainer.carried, "safety": guard.state, **spread}
 
     with preemption.training() as training:
+        budget = TokenBudget(trainer.ledger, rl.token_budget, rl.num_iterations)
+        trainer.add_callback(budget)
         trainer.add_callback(Stopper(training, rl.num_iterations))
-        trainer.add_callback(CheckpointWriter(run, trainer, totals, rl.keep_checkpoints, chooser.best))
+        trainer.add_callback(CheckpointWriter(run, trainer, totals, rl.keep_checkpoints, chooser.best, budget.is_spent))
         try:
             train(trainer, earlier.folder if earlier else None)
         except CannotGoOn as error:
@@ -310,11 +353,11 @@ def _train(
     return guard.stop
 
 
-def _check_complete(config: Config, run: Run, trainer: RankedListTrainer | PreferenceTrainer) -> None:
+def _check_complete(config: Config, run: Run, trainer: RankedListTrainer | PreferenceTrainer, updates: int) -> None:
     """Raises NotMade if a training that was not stopped made fewer updates, lists or evaluations than planned."""
     made = {name: trainer.ledger.counts[name] for name in ("prompts", "completions")}
-    check_made({"updates": trainer.state.global_step, **made}, planned(config))
-    every, updates = config.evaluation.every, config.trainer.rl.updates
+    check_made({"updates": trainer.state.global_step, **made}, planned(config, updates))
+    every = config.evaluation.every
     processes.on_main(lambda: _check_evaluated(run, [*range(every, updates, every), updates]))
 
 
@@ -362,12 +405,14 @@ def policy_trainer(
         raise BadInput(f"generation.stop_after_list = true: {reason}; use generation.stop_after_list=false")
     args = trl_arguments(config, writing_folder(run.checkpoints), processes.count(), scorer.reader.eos_token_ids)
     let_cpus_shard(args)
+    dataset = prompt_dataset(data.prompts, config.collects)
     trainer = RankedListTrainer(
         objective=Objective(config.policy_optimisation, config.reward, config.dataset.list_length),
         scorer=scorer,
         model=policy,
         args=args,
-        train_dataset=prompt_dataset(data.prompts),
+        train_dataset=dataset,
+        collector=make_collector(config, dataset, earlier) if config.collects else None,
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, data.demonstrations),
         batching=Batching(config.trainer.share_prompts, rl.shuffle, rl.micro_batch_tokens),
@@ -378,6 +423,10 @@ def policy_trainer(
     )
     trainer.epochs_done = (earlier.update if earlier else 0) // updates_of_an_epoch(config, len(data.prompts))
     quiet(trainer)
+    if config.schedule.values:
+        trainer.add_callback(Scheduled(config, trainer))
+    if trainer.collector is not None:
+        trainer.add_callback(CollectorState(trainer.collector))
     if config.policy_optimisation.reference.sync_every:
         trainer.add_callback(reference_sync(trainer, config, earlier.folder if earlier else None))
     return trainer

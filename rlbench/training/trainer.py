@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather
+from accelerate.utils import gather, gather_object
 from numpy.typing import NDArray
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from rlbench.config.schema import GenerationConfig
+from rlbench.config.schema import GenerationConfig, RolloutConfig, SamplerConfig
+from rlbench.lists.reader import TokenUnits
 from rlbench.models.adapters import causal, in_float32, merged
 from rlbench.models.batches import Completions
-from rlbench.models.completing import ListEnd, entropies
-from rlbench.models.constraint import Allowed, constraint_of
+from rlbench.models.completing import Completion, ListEnd, entropies
+from rlbench.models.constraint import Allowed, Walk, constraint_of
 from rlbench.models.shared_prompt import TokenScores
 from rlbench.objective import Course, LossInputs, Objective
 from rlbench.objective.effective_rank import rank_features
@@ -33,6 +34,9 @@ from rlbench.objective.objective import Rollout, RolloutTokens
 from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.budget import Ledger
+from rlbench.sampling.history import Moment
+from rlbench.sampling.members import Level
+from rlbench.training.collecting import Collected, Collector, level_of_tokens
 from rlbench.training.demonstrations import Demonstrations
 from rlbench.training.engines import (
     exact_sync,
@@ -59,6 +63,8 @@ from rlbench.training.scoring import (
     taken,
 )
 
+RETUNED = ("temperature", "top_p", "top_k", "min_p", "max_new_tokens")
+"""Settings of decoding that may change during training."""
 ZERO_VARIANCE = 1e-6  # above the residue of GDPO's z-score over the batch for units without signal
 
 
@@ -73,6 +79,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         ledger: records the run's spending; by default a new one.
         rollout_log: records sampled groups; None to record none.
         generation: how rollouts are drawn: `prefill`, `stop_after_list`, `constraint` and `exclude`.
+        collector: chooses prompts and draws their groups; None takes them as TRL does.
         **kwargs: as for `GRPOTrainer`, without `reward_funcs`.
 
     Attributes:
@@ -87,6 +94,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
     """
 
     _buffered_inputs: Any
+    temperature: float
 
     def __init__(
         self,
@@ -98,6 +106,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         ledger: Ledger | None = None,
         rollout_log: RolloutLog | None = None,
         generation: GenerationConfig,
+        collector: Collector | None = None,
         **kwargs: Any,
     ):
         with prepared_engine(kwargs["args"], generation.prefill == "shared"):
@@ -118,6 +127,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.ledger = ledger or Ledger()
         self.rollout_log = rollout_log
         self.prefill = generation.prefill
+        self.collector = collector
         reader, self.list_end = scorer.reader, None
         if generation.stop_after_list:
             self.list_end = ListEnd(reader.newlines_per_token, reader.units.list_length, scorer.has_all_ranks)
@@ -130,6 +140,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self._allowed: Allowed | None = None  # tokens that could be drawn
         self._entropies: list[list[float]] | None = None  # at its tokens, where recorded
         self._order: torch.Tensor | None = None  # in which updates forward its completions
+        self._collected: Collected | None = None  # its groups, if there is a collector
         asks = "hidden_states" in objective.needs or objective.scalars or objective.scalars_at_rollout({})
         self._states = HiddenStates(causal(kwargs["model"]), self.temperature) if asks else None
         self._shared = self._shared_passes()
@@ -145,6 +156,33 @@ class RankedListTrainer(Metered, GRPOTrainer):
             autocast=self.accelerator.autocast,
             agreed=agreement(self),
         )
+
+    def retune(
+        self, objective: Objective, generation: GenerationConfig, sampler: SamplerConfig, rollout: RolloutConfig
+    ) -> None:
+        """Take other numbers of the same algorithm, reward, decoding, sampler and rollout, for the next rollout.
+
+        Args:
+            objective: with the algorithm and the reward.
+            generation: how rollouts are drawn.
+            sampler: which prompts train.
+            rollout: how members of a group are drawn.
+        """
+        self.objective, self.scorer.reward = objective, objective.reward
+        decoding = {name: getattr(generation, name) for name in RETUNED}
+        self.generation_config.update(**decoding)
+        self.max_completion_length = generation.max_new_tokens
+        if generation.temperature != self.temperature:
+            self.temperature = generation.temperature
+            self._shared = self._shared_passes()
+            if self._states is not None:
+                self._states.temperature = generation.temperature
+        if self.collector is not None:
+            self.collector.choose(sampler, rollout)
+
+    def log_number(self, name: str, value: float) -> None:
+        """Log a number with the metrics of the next update."""
+        self._metrics["train"][name].append(value)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -290,26 +328,76 @@ class RankedListTrainer(Metered, GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], list[list[float]] | None]:
+        if self._collected is not None:
+            mine = self._collected.members[self._own_rows(len(prompt_ids))]
+            recorded = [member.recorded for member in mine]
+            self._entropies = recorded if all(recorded) else None
+            return [member.ids for member in mine], None
         if self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         policy = self.accelerator.unwrap_model(self.model)
         if self.use_transformers_continuous_batching:
             with merged(policy), repeatable_batches(policy, self.prefill == "shared"):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        with merged(policy):
-            if self.prefill == "repeated":
+        if self.prefill == "repeated":
+            with merged(policy):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-            return self._generate_shared(prompt_ids), None
-
-    def _generate_shared(self, prompt_ids: list[list[int]]) -> list[list[int]]:
-        """Token ids of one list per prompt. Each distinct prompt is forwarded once."""
-        record = partial(entropies, temperature=self.temperature) if self.objective.skips_idle else None
         walk = None
         if self.constraint is not None:
             walk = self.constraint.start(len(prompt_ids), self._excluded, self.accelerator.device)
-        found = lists_of_shared_prompts(self, prompt_ids, self.list_end, record, walk)
-        self._entropies = None if record is None else [row.recorded for row in found]
-        return [row.ids for row in found]
+        found = self.lists(prompt_ids, self.list_end, walk)
+        self._entropies = [row.recorded for row in found] if self.objective.skips_idle else None
+        return [row.ids for row in found], None
+
+    def prompt_ids(self, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+        """Token ids of the prompts of rows."""
+        found: list[list[int]] = self._tokenize_prompts([row["prompt"] for row in rows])[0]
+        return found
+
+    def walk(self, rows: Sequence[Mapping[str, Any]]) -> Walk | None:
+        """The beginning of a list for each row, if lists are held to the catalogue."""
+        if self.constraint is None:
+            return None
+        excluded = self.constraint.excluded([row["seen_titles"] for row in rows])
+        return self.constraint.start(len(rows), excluded, self.accelerator.device)
+
+    def lists(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        end: ListEnd | None,
+        walk: Walk | None,
+        written: Sequence[int] | None = None,
+    ) -> list[Completion]:
+        """Lists of prompts, under the present policy.
+
+        Args:
+            prompt_ids: token ids of the prompts.
+            end: what ends a list besides EOS and the limit; None for nothing.
+            walk: what each list is held to, at its beginning; None for free lists.
+            written: number of tokens at the end of each prompt that begin its list; None for none.
+        """
+        record = partial(entropies, temperature=self.temperature) if self.objective.skips_idle else None
+        with merged(self.accelerator.unwrap_model(self.model)):
+            return lists_of_shared_prompts(self, prompt_ids, end, record, walk, written)
+
+    def _own_rows(self, count: int) -> slice:
+        """This process's rows among those of all, of which each process has `count`."""
+        first = self.accelerator.process_index * count
+        return slice(first, first + count)
+
+    def _collect(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Choose prompts and draw their groups. Returns this process's rows, one per completion.
+
+        Args:
+            inputs: this process's rows in the order of the epoch.
+        """
+        assert self.collector is not None
+        offered = [row["place"] for row in inputs[:: self.num_generations]]
+        everywhere = gather_object(offered) if self.accelerator.num_processes > 1 else offered
+        step = self.state.global_step
+        self._collected = self.collector.collect(Moment(step, step / self.args.max_steps), everywhere, self)
+        rows = [self.collector.dataset[prompt] for prompt in self._collected.prompts]
+        return [row for row in rows for _ in range(self.num_generations)][self._own_rows(len(inputs))]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         with self.ledger.phase("reward"):
@@ -317,13 +405,17 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
     def _make_batch(self, inputs: Any) -> dict[str, Any]:
         """TRL's batch plus the objective's inputs."""
-        self._allowed = self._order = None
+        self._allowed = self._order = self._collected = None
+        if self.collector is not None:
+            inputs = self._collect(inputs)
         if self.constraint is not None:
             self._excluded = self.constraint.excluded([row["seen_titles"] for row in inputs])
         output = super()._generate_and_score_completions(inputs)
         allowed = self._allowed_tokens(output["completion_ids"], output["completion_mask"])
         if allowed is not None:
             output["allowed_choices"], output["closed_tokens"] = allowed.choices, allowed.closed
+        if self._collected is not None:
+            self._set_behaviour(output, self._collected)
         self._count_pass(output["prompt_ids"], output["prompt_mask"], output["completion_mask"], rollout=True)
         rewards, lists = self._gathered, self.scorer.lists
         assert rewards is not None
@@ -337,10 +429,12 @@ class RankedListTrainer(Metered, GRPOTrainer):
         output["unit_ids"] = units.unit_ids
         rollout = self._rollout(output, rewards)
         of_all = self.objective.unit_advantages(rollout, self.num_generations)
-        spread = self.objective.spread_advantages(of_all, gather(units.n_units.to(of_all.device)))
-        first = self.accelerator.process_index * len(lists)
-        mine = slice(first, first + len(lists))
+        n_units = gather(units.n_units.to(of_all.device))
+        spread = self.objective.spread_advantages(of_all, n_units)
+        mine = self._own_rows(len(lists))
         output["advantages"] = self.objective.token_advantages(spread[mine], units)
+        if self.collector is not None and self.collector.levels:
+            output["advantages"] = self._advantages_of_levels(rollout, units, n_units, self.collector.levels)
         output["correct"] = rewards.success[mine].float()
         output["score"] = rewards.totals[mine]
         output["correct_ranks"] = rewards.hits[mine]
@@ -359,9 +453,49 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.ledger.add(
             completions=len(of_all),
             prompts=len(of_all) // self.num_generations,
-            generated_tokens=int(output["num_items_in_batch"]),
+            generated_tokens=self._collected.spent.tokens if self._collected else int(output["num_items_in_batch"]),
         )
         return output
+
+    def _set_behaviour(self, output: dict[str, Any], collected: Collected) -> None:
+        """Put the log-probabilities under the policies that drew the lists into the batch, where they are needed."""
+        assert self.collector is not None
+        keeps = self.collector.sampler.capacity > 0
+        stale = any(member.behaviour is not None for member in collected.members)
+        if keeps or stale:
+            mask = output["completion_mask"]
+            if "old_per_token_logps" not in output:
+                with torch.no_grad():
+                    passed = self._pass_of_rollout(self.model, self._completions(output))
+                output["old_per_token_logps"] = passed.logps
+            logps = output["old_per_token_logps"]
+            mine = collected.members[self._own_rows(len(mask))]
+            for row, member in enumerate(mine):
+                if member.behaviour is not None:
+                    logps[row, : len(member.ids)] = torch.tensor(member.behaviour).to(logps)
+            if keeps:
+                own = [row[: len(m.ids)] for row, m in zip(logps.tolist(), mine, strict=True)]
+                everywhere = gather_object(own) if self.accelerator.num_processes > 1 else own
+                self.collector.remember(collected, everywhere)
+        metrics, spent = self._metrics["train"], collected.spent
+        metrics["groups_refused"].append(spent.refused / max(spent.groups, 1))
+        metrics["groups_refused_used"].append(spent.refused_used / len(collected.groups))
+        metrics["members_edited"].append(sum(m.edited for m in collected.members) / len(collected.members))
+        metrics["groups_replayed"].append(collected.replayed / len(collected.groups))
+        metrics["prompts_without_weight"].append(spent.without_weight / max(spent.groups, 1))
+
+    def _advantages_of_levels(
+        self, rollout: Rollout, units: TokenUnits, n_units: torch.Tensor, levels: Sequence[Level]
+    ) -> torch.Tensor:
+        """(B, T) advantages of this process's tokens, whose beginnings are shared by members of a group."""
+        mine = self._own_rows(len(units.unit_ids))
+        of_levels = []
+        for level in levels:
+            credited = self.objective.unit_advantages(rollout, self.num_generations, level.leaves, level.compared)
+            spread = self.objective.spread_advantages(credited, n_units)
+            of_levels.append(self.objective.token_advantages(spread[mine], units))
+        level_ids = level_of_tokens(units.unit_ids, self.objective.units.list_length, levels)
+        return torch.stack(of_levels).gather(0, level_ids[None]).squeeze(0)
 
     def _rollout(self, output: dict[str, Any], rewards: RewardBatch) -> Rollout:
         """The inputs of baselines, gathered over processes. Also puts the rollout's scalars into the batch."""

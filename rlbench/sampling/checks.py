@@ -1,0 +1,129 @@
+"""Checks of a sampler and a rollout that need no model. `check_sampling` needs no data either."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlbench.base.errors import nearest
+from rlbench.config.options import Option, check_options
+from rlbench.config.schema import AlgorithmConfig, Config, RolloutConfig, SamplerConfig
+from rlbench.objective.pieces import Place
+from rlbench.sampling.places import keeps, structures, weights
+from rlbench.sampling.structures import all_options
+
+
+def check_sampling(config: Config, processes: int = 1) -> list[str]:
+    """Every problem of the sections `sampler` and `rollout`, one sentence each.
+
+    Args:
+        config: a config of valid numbers.
+        processes: number of processes of the run.
+    """
+    sampler, rollout = config.sampler, config.rollout
+    problems = _pieces("sampler", [(weights, sampler.weigh), (keeps, sampler.keep)], sampler.options)
+    problems += _pieces("rollout", [(structures, rollout.structure)], rollout.options)
+    if problems or not config.collects:
+        return problems
+    return [*_of_replay(config), *_of_rounds(config), *_of_rollout(config, processes), *_of_engine(config)]
+
+
+def check_prompts(config: Config, prompts: int) -> list[str]:
+    """Problems with the number of prompts, one sentence each.
+
+    Args:
+        config: a config that `check_sampling` accepts.
+        prompts: number of prompts in the train split.
+    """
+    if not config.collects:
+        return []
+    rl, capacity = config.trainer.rl, config.sampler.capacity
+    wanted = rl.completions_per_update // rl.group_size
+    problems = []
+    if wanted > prompts:
+        problems.append(
+            f"an update takes {wanted} prompts (trainer.rl.completions_per_update / group_size), and the train split "
+            f"has {prompts}; use fewer completions per update"
+        )
+    if capacity > prompts:
+        problems.append(
+            f"sampler.capacity = {capacity}: the buffer keeps one group per prompt, and the train split has {prompts}; "
+            f"use at most {prompts}"
+        )
+    return problems
+
+
+def _pieces(section: str, chosen: Sequence[tuple[Place, str]], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Unknown pieces and wrong options."""
+    problems = [problem for place, name in chosen for problem in place.check(name)]
+    known: dict[str, dict[str, Option]] = {}
+    for place, _ in chosen:
+        for name, piece in place.items():
+            known.setdefault(name, {}).update(piece.options)
+    for name, given in options.items():
+        if name not in known:
+            problems.append(f"{section}.options.{name}: no piece has this name.{nearest(name, list(known))}")
+        else:
+            problems += [f"{section}.options.{name}.{problem}" for problem in check_options(known[name], given)]
+    return problems
+
+
+def _of_replay(config: Config) -> list[str]:
+    sampler = config.sampler
+    if sampler.replay and not sampler.capacity:
+        return [f"sampler.replay = {sampler.replay} needs a buffer; set sampler.capacity, for example to 512"]
+    if sampler.capacity and not sampler.replay:
+        return [f"sampler.capacity = {sampler.capacity} has no effect with sampler.replay = 0; set both or neither"]
+    return []
+
+
+def _of_rounds(config: Config) -> list[str]:
+    sampler = config.sampler
+    if sampler.keep == "all" and sampler.rounds > 1:
+        return [
+            f"sampler.rounds = {sampler.rounds} has no effect, because sampler.keep = all refuses no group; use "
+            "sampler.keep=varied, or sampler.rounds=1"
+        ]
+    if sampler.keep != "all" and sampler.rounds == 1:
+        return [
+            f"sampler.keep = {sampler.keep} has no effect with sampler.rounds = 1, because refused groups train if no "
+            "round is left; use sampler.rounds=10"
+        ]
+    return []
+
+
+def _of_rollout(config: Config, processes: int) -> list[str]:
+    rl, rollout = config.trainer.rl, config.rollout
+    if not isinstance(config.algorithm, AlgorithmConfig):
+        if config.sampler == SamplerConfig() and rollout == RolloutConfig():
+            return []
+        return [
+            f"sampler = {config.sampler.name} and rollout = {rollout.name} have no effect on algorithm="
+            f"{config.algorithm.name}, which draws its own lists; use sampler=uniform rollout=flat"
+        ]
+    problems = []
+    check = structures[rollout.structure].facts["check"]
+    if wrong := check(rl.group_size, config.dataset.list_length, **all_options(rollout)):
+        problems.append(wrong)
+    if (rl.completions_per_update // processes) % rl.group_size:
+        problems.append(
+            f"sampler = {config.sampler.name} and rollout = {rollout.name} need whole groups on each process, but "
+            f"trainer.rl.completions_per_update = {rl.completions_per_update} on {processes} processes is no multiple "
+            f"of trainer.rl.group_size = {rl.group_size} for each"
+        )
+    return problems
+
+
+def _of_engine(config: Config) -> list[str]:
+    generation, rollout = config.generation, config.rollout
+    problems = []
+    if generation.engine != "transformers" or generation.prefill != "shared":
+        problems.append(
+            f"sampler = {config.sampler.name} and rollout = {rollout.name} draw lists with "
+            "generation.engine=transformers and generation.prefill=shared; here they are "
+            f"{generation.engine} and {generation.prefill}"
+        )
+    if generation.constraint != "none" and not structures[rollout.structure].facts["held"]:
+        problems.append(
+            f"generation.constraint = '{generation.constraint}' with rollout = {rollout.name}: a list that is held to "
+            "the catalogue cannot be continued from its middle or edited; use rollout=flat"
+        )
+    return problems

@@ -1,0 +1,23 @@
+"""Which groups train. P groups of G completions. The other groups are drawn again, up to `sampler.rounds` times."""
+
+import torch
+
+from rlbench.sampling.places import keeps
+
+
+@keeps.piece
+def all(totals: torch.Tensor, success: torch.Tensor) -> torch.Tensor:  # noqa: A001 - the name in a config
+    """Every group."""
+    return torch.ones(len(totals), dtype=torch.bool)
+
+
+@keeps.piece
+def varied(totals: torch.Tensor, success: torch.Tensor) -> torch.Tensor:
+    """Groups whose rewards differ (DAPO's dynamic sampling, arXiv 2503.14476: std > 0)."""
+    return totals.amax(1) > totals.amin(1)
+
+
+@keeps.piece
+def mixed(totals: torch.Tensor, success: torch.Tensor) -> torch.Tensor:
+    """Groups with at least one success and one failure (CLPO, arXiv 2509.25004: 0 < accuracy < 1)."""
+    return success.any(1) & ~success.all(1)

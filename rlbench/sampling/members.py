@@ -1,0 +1,95 @@
+"""Members of a group, and how they are drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+Text = list[int]
+"""Token ids."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A completion of a group, or the beginning of one.
+
+    Attributes:
+        ids: its tokens, EOS included.
+        recorded: a number for each token, where the trainer records them; else empty.
+        behaviour: log-probability of each token under the policy that drew it; None for the present policy.
+        edited: whether it was changed with knowledge of the ground truth.
+    """
+
+    ids: Text
+    recorded: list[float] = field(default_factory=list)
+    behaviour: list[float] | None = None
+    edited: bool = False
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a completion begins.
+
+    Attributes:
+        prompt: place of its prompt among those of the rollout.
+        written: its beginning. One that has ended is not continued.
+    """
+
+    prompt: int
+    written: Member = field(default_factory=lambda: Member([]))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A list as it was read.
+
+    Attributes:
+        lines: its entries, one line each, at most N.
+        hits: whether each entry is relevant.
+        missing: lines of the relevant items that it lacks.
+    """
+
+    lines: list[str]
+    hits: list[bool]
+    missing: list[str]
+
+
+class Desk(Protocol):
+    """What a structure may use to make the members of a rollout's groups. Prompts are numbered from 0."""
+
+    def draw(self, starts: Sequence[Start], until: int | None) -> list[Member]:
+        """Complete each start under the present policy, in order: to its end, or to the end of `until` ranks."""
+
+    def beams(self, prompts: int, size: int) -> list[list[Member]]:
+        """The most likely lists of each prompt that a search with `size` beams finds."""
+
+    def read(self, prompt: int, members: Sequence[Member]) -> list[Written]:
+        """Read lists of a prompt."""
+
+    def write(self, lines: Sequence[str]) -> Member:
+        """A list of these lines, with EOS."""
+
+    def totals(self, prompt: int, members: Sequence[Member]) -> list[float]:
+        """Total reward of each list of a prompt."""
+
+    def catalogue(self) -> Sequence[str]:
+        """Lines of all items."""
+
+    def random(self, prompt: int) -> np.random.Generator:
+        """Random numbers of a prompt in this rollout, whichever process draws it."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """Ranks whose advantages compare nodes of a tree. A node is a beginning that adjacent members of a group share.
+
+    Attributes:
+        leaves: number of members that share a node.
+        compared: number of adjacent nodes that are compared with each other.
+        first: first rank of this level, from 0.
+    """
+
+    leaves: int
+    compared: int
+    first: int

@@ -1,0 +1,72 @@
+"""Groups of earlier rollouts, kept to train on them again (rollout replay of DOTS, arXiv 2506.05316)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlbench.sampling.members import Member
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The group of a prompt, with the log-probabilities under the policy that drew it."""
+
+    prompt: int
+    members: list[Member]
+
+
+class Buffer:
+    """First in, first out; one group per prompt.
+
+    Args:
+        capacity: most groups.
+    """
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self._groups: dict[int, Kept] = {}
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def add(self, group: Kept) -> None:
+        """Add a group as the newest. It replaces an older group of its prompt, or else the oldest group."""
+        self._groups.pop(group.prompt, None)
+        self._groups[group.prompt] = group
+        if len(self._groups) > self.capacity:
+            del self._groups[next(iter(self._groups))]
+
+    def draw(self, count: int, rng: np.random.Generator, without: Sequence[int] = ()) -> list[Kept]:
+        """Groups with equal chances, without replacement: `count`, or all if there are fewer.
+
+        Args:
+            without: prompts whose groups must not be drawn.
+        """
+        groups = [group for prompt, group in self._groups.items() if prompt not in without]
+        chosen = rng.permutation(len(groups))[:count]
+        return [groups[place] for place in chosen]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All groups as arrays, for a checkpoint, the oldest first."""
+        members = [(group.prompt, member) for group in self._groups.values() for member in group.members]
+        return {
+            "prompts": np.array([prompt for prompt, _ in members], dtype=np.int64),
+            "lengths": np.array([len(member.ids) for _, member in members], dtype=np.int64),
+            "ids": np.array([token for _, member in members for token in member.ids], dtype=np.int64),
+            "behaviour": np.array([logp for _, member in members for logp in member.behaviour or []]),
+            "edited": np.array([member.edited for _, member in members], dtype=bool),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore the groups of `state` into an empty buffer."""
+        ends = np.cumsum(state["lengths"])
+        groups: dict[int, list[Member]] = {}
+        for prompt, end, length, edited in zip(
+            state["prompts"].tolist(), ends.tolist(), state["lengths"].tolist(), state["edited"].tolist(), strict=True
+        ):
+            own = slice(end - length, end)
+            ids, behaviour = state["ids"][own].tolist(), state["behaviour"][own].tolist()
+            groups.setdefault(prompt, []).append(Member(ids, behaviour=behaviour, edited=edited))
+        self._groups = {prompt: Kept(prompt, members) for prompt, members in groups.items()}

@@ -1,0 +1,135 @@
+"""What a rollout's structure may use, in the trainer: `rlbench.sampling.members.Desk`."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from trl.models import unwrap_model_for_generation
+
+from rlbench.lists.items import Item, line_of
+from rlbench.models.beams import beam_groups
+from rlbench.models.completing import ListEnd
+from rlbench.rewards.batch import RewardBatch
+from rlbench.sampling.members import Member, Start, Written
+
+if TYPE_CHECKING:
+    from rlbench.training.trainer import RankedListTrainer
+
+EDITS = 18
+"""Separates the random numbers of edits from others with the same seed."""
+SCORED_BY = ("ground_truth", "seen_titles")
+"""Columns of a prompt that the scorer reads."""
+
+
+class TrainerDesk:
+    """A desk for some prompts of a rollout.
+
+    Args:
+        trainer: draws and scores lists.
+        rows: the prompts' rows in the dataset.
+        places: their places in the dataset.
+
+    Attributes:
+        tokens: number of tokens that have been drawn.
+    """
+
+    def __init__(self, trainer: "RankedListTrainer", rows: Sequence[dict[str, Any]], places: Sequence[int]):
+        self.trainer, self.rows, self.places, self.tokens = trainer, rows, places, 0
+
+    def draw(self, starts: Sequence[Start], until: int | None) -> list[Member]:
+        trainer = self.trainer
+        ends, most = set(trainer.scorer.reader.eos_token_ids), trainer.max_completion_length
+        members = [start.written for start in starts]
+        left = [
+            place
+            for place, member in enumerate(members)
+            if len(member.ids) < most and not (member.ids and member.ids[-1] in ends)
+        ]
+        if not left:
+            return members
+        rows = [self.rows[starts[place].prompt] for place in left]
+        with trainer.ledger.phase("rollout"):
+            prompts = trainer.prompt_ids(rows)
+            ids = [prompt + members[place].ids for prompt, place in zip(prompts, left, strict=True)]
+            written = [len(members[place].ids) for place in left]
+            found = trainer.lists(ids, self._end(until), trainer.walk(rows), written)
+        for place, new in zip(left, found, strict=True):
+            before = members[place]
+            members[place] = Member(before.ids + new.ids, before.recorded + new.recorded)
+        self.tokens += sum(len(new.ids) for new in found)
+        return members
+
+    def _end(self, until: int | None) -> ListEnd | None:
+        """What ends a list besides EOS and the limit."""
+        trainer = self.trainer
+        assert trainer.collector is not None
+        most = [number for number in (until, trainer.collector.rollout.ranks) if number is not None]
+        if not most:
+            return trainer.list_end
+        is_over = partial(trainer.scorer.has_all_ranks, ranks=min(most))
+        return ListEnd(trainer.scorer.reader.newlines_per_token, min(most), is_over)
+
+    def beams(self, prompts: int, size: int) -> list[list[Member]]:
+        trainer = self.trainer
+        with (
+            trainer.ledger.phase("rollout"),
+            unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
+        ):
+            walk = trainer.walk(self.rows)
+            config = trainer.generation_config
+            found, tried = beam_groups(model, trainer.prompt_ids(self.rows), config, size, size, walk)
+        self.tokens += tried
+        return [[Member(completion.ids) for completion in group] for group in found]
+
+    def read(self, prompt: int, members: Sequence[Member]) -> list[Written]:
+        scorer, row = self.trainer.scorer, self.rows[prompt]
+        truth: list[Item] = [(item["title"], item["year"]) for item in row["ground_truth"]]
+        many = len(members)
+        judged, lists = scorer.read([member.ids for member in members], [truth] * many, [row["seen_titles"]] * many)
+        catalog, length = scorer.judge.catalog, scorer.reader.units.list_length
+        written = []
+        for place, scored in enumerate(lists):
+            hits = judged.hits[place] > 0
+            there = set(judged.items[place][hits].tolist())
+            # A truth outside the catalogue cannot be hit, and one that the dialogue has named is no hit.
+            possible = dict.fromkeys(index for index in catalog.find_all(truth).tolist() if index >= 0)
+            missing = [line_of(*catalog.items[index]) for index in possible if index not in there]
+            missing = [line for line in missing if self._can_be_hit(line, row)]
+            items = scored.parsed.items[:length]
+            written.append(Written([line_of(*item) for item in items], hits[: len(items)].tolist(), missing))
+        return written
+
+    def _can_be_hit(self, line: str, row: dict[str, Any]) -> bool:
+        judge = self.trainer.scorer.judge
+        truth: list[Item] = [(item["title"], item["year"]) for item in row["ground_truth"]]
+        return bool(judge(judge.read([line]), [truth], [row["seen_titles"]]).hits.any())
+
+    def write(self, lines: Sequence[str]) -> Member:
+        reader = self.trainer.scorer.reader
+        ids = reader.tokenizer("\n".join(lines), add_special_tokens=False)["input_ids"]
+        return Member([*ids[: self.trainer.max_completion_length - 1], reader.eos_token_ids[0]])
+
+    def totals(self, prompt: int, members: Sequence[Member]) -> list[float]:
+        return self.score([self.rows[prompt]] * len(members), members).totals.tolist()
+
+    def score(self, rows: Sequence[dict[str, Any]], members: Sequence[Member]) -> RewardBatch:
+        """The rewards of lists; one row per list."""
+        scorer = self.trainer.scorer
+        scorer([member.ids for member in members], **{key: [row[key] for row in rows] for key in SCORED_BY})
+        assert scorer.rewards is not None
+        return scorer.rewards
+
+    def catalogue(self) -> Sequence[str]:
+        return [line_of(*item) for item in self.trainer.scorer.judge.catalog.items]
+
+    def random(self, prompt: int) -> np.random.Generator:
+        trainer = self.trainer
+        return np.random.default_rng([trainer.args.seed, EDITS, trainer.state.global_step, self.places[prompt]])
+
+    def groups(self, structure: Callable[..., list[list[Member]]], size: int) -> tuple[list[list[Member]], RewardBatch]:
+        """The groups of all prompts, at least one, and the rewards of their members."""
+        groups = structure(len(self.rows), size, self)
+        rows = [row for row in self.rows for _ in range(size)]
+        return groups, self.score(rows, list(chain.from_iterable(groups)))
