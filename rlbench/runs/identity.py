@@ -111,11 +111,13 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
 
 def _collecting(config: Config) -> dict[str, Any]:
     """Settings of sampler, rollout and schedule without their names, where they differ from the defaults."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, default in (("sampler", SamplerConfig()), ("rollout", RolloutConfig())):
-        chosen = asdict(getattr(config, key))
-        if chosen != asdict(default):
-            found[key] = {name: value for name, value in chosen.items() if name != "name"}
+        usual, chosen = (
+            {k: v for k, v in asdict(each).items() if k != "name"} for each in (default, getattr(config, key))
+        )
+        if chosen != usual:
+            found[key] = chosen
     if config.schedule.values:
         found["schedule"] = flat(config.schedule.values)
     return found

@@ -28,7 +28,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Start:
+class Beginning:
     """Where a completion begins.
 
     Attributes:
@@ -41,7 +41,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Written:
+class ReadList:
     """A list as it was read.
 
     Attributes:
@@ -58,13 +58,13 @@ class Written:
 class Desk(Protocol):
     """What a structure may use to make the members of a rollout's groups. Prompts are numbered from 0."""
 
-    def draw(self, starts: Sequence[Start], until: int | None) -> list[Member]:
+    def draw(self, starts: Sequence[Beginning], until: int | None) -> list[Member]:
         """Complete each start under the present policy, in order: to its end, or to the end of `until` ranks."""
 
     def beams(self, prompts: int, size: int) -> list[list[Member]]:
         """The most likely lists of each prompt that a search with `size` beams finds."""
 
-    def read(self, prompt: int, members: Sequence[Member]) -> list[Written]:
+    def read(self, prompt: int, members: Sequence[Member]) -> list[ReadList]:
         """Read lists of a prompt."""
 
     def write(self, lines: Sequence[str]) -> Member:
@@ -81,7 +81,7 @@ class Desk(Protocol):
 
 
 @dataclass(frozen=True)
-class Level:
+class TreeLevel:
     """Ranks whose advantages compare nodes of a tree. A node is a beginning that adjacent members of a group share.
 
     Attributes:

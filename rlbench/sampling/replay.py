@@ -10,7 +10,7 @@ from rlbench.sampling.members import Member
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptGroup:
     """The group of a prompt, with the log-probabilities under the policy that drew it."""
 
     prompt: int
@@ -26,19 +26,19 @@ class Buffer:
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self._groups: dict[int, Kept] = {}
+        self._groups: dict[int, KeptGroup] = {}
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    def add(self, group: Kept) -> None:
+    def add(self, group: KeptGroup) -> None:
         """Add a group as the newest. It replaces an older group of its prompt, or else the oldest group."""
         self._groups.pop(group.prompt, None)
         self._groups[group.prompt] = group
         if len(self._groups) > self.capacity:
             del self._groups[next(iter(self._groups))]
 
-    def draw(self, count: int, rng: np.random.Generator, without: Sequence[int] = ()) -> list[Kept]:
+    def draw(self, count: int, rng: np.random.Generator, without: Sequence[int] = ()) -> list[KeptGroup]:
         """Groups with equal chances, without replacement: `count`, or all if there are fewer.
 
         Args:
@@ -69,4 +69,4 @@ class Buffer:
             own = slice(end - length, end)
             ids, behaviour = state["ids"][own].tolist(), state["behaviour"][own].tolist()
             groups.setdefault(prompt, []).append(Member(ids, behaviour=behaviour, edited=edited))
-        self._groups = {prompt: Kept(prompt, members) for prompt, members in groups.items()}
+        self._groups = {prompt: KeptGroup(prompt, members) for prompt, members in groups.items()}

@@ -15,7 +15,7 @@ import numpy as np
 
 from rlbench.config.options import PositiveInt, Share
 from rlbench.config.schema import RolloutConfig
-from rlbench.sampling.members import Desk, Level, Member, Start
+from rlbench.sampling.members import Beginning, Desk, Member, TreeLevel
 from rlbench.sampling.places import structures
 
 
@@ -23,7 +23,7 @@ def _fits(size: int, length: int, **_: Any) -> str:
     return ""
 
 
-def _no_levels(size: int, length: int, **_: Any) -> tuple[Level, ...]:
+def _no_levels(size: int, length: int, **_: Any) -> tuple[TreeLevel, ...]:
     return ()
 
 
@@ -38,8 +38,8 @@ def _check_prefix(size: int, length: int, *, answers: int, ranks: int) -> str:
     return ""
 
 
-def _prefix_levels(size: int, length: int, *, answers: int, ranks: int) -> tuple[Level, ...]:
-    return Level(answers, size // answers, 0), Level(1, size, ranks)
+def _prefix_levels(size: int, length: int, *, answers: int, ranks: int) -> tuple[TreeLevel, ...]:
+    return TreeLevel(answers, size // answers, 0), TreeLevel(1, size, ranks)
 
 
 def _depth(size: int, branch: int) -> int:
@@ -65,9 +65,9 @@ def _check_tree(size: int, length: int, *, branch: int, every: int) -> str:
     return ""
 
 
-def _tree_levels(size: int, length: int, *, branch: int, every: int) -> tuple[Level, ...]:
+def _tree_levels(size: int, length: int, *, branch: int, every: int) -> tuple[TreeLevel, ...]:
     depth = _depth(size, branch)
-    return tuple(Level(branch ** (depth - 1 - level), branch, level * every) for level in range(depth))
+    return tuple(TreeLevel(branch ** (depth - 1 - level), branch, level * every) for level in range(depth))
 
 
 def _check_edited(size: int, length: int, *, edits: int) -> str:
@@ -79,7 +79,7 @@ def _check_edited(size: int, length: int, *, edits: int) -> str:
 @structures.piece(check=_fits, levels=_no_levels, held=True)
 def flat(prompts: int, size: int, desk: Desk) -> list[list[Member]]:
     """G independent members."""
-    drawn = desk.draw([Start(prompt) for prompt in range(prompts) for _ in range(size)], None)
+    drawn = desk.draw([Beginning(prompt) for prompt in range(prompts) for _ in range(size)], None)
     return _groups(drawn, size)
 
 
@@ -96,7 +96,7 @@ def prefix(
         answers: endings per beginning, the paper's M.
         ranks: ranks of a beginning.
     """
-    begun = desk.draw([Start(prompt) for prompt in range(prompts) for _ in range(size // answers)], ranks)
+    begun = desk.draw([Beginning(prompt) for prompt in range(prompts) for _ in range(size // answers)], ranks)
     return _groups(_continued(_of_prompts(begun, size // answers), desk, answers, None), size)
 
 
@@ -131,7 +131,9 @@ def edited(prompts: int, size: int, desk: Desk, *, edits: PositiveInt = 1) -> li
     Args:
         edits: edits of each copy.
     """
-    drawn = _groups(desk.draw([Start(prompt) for prompt in range(prompts) for _ in range(size // 2)], None), size // 2)
+    drawn = _groups(
+        desk.draw([Beginning(prompt) for prompt in range(prompts) for _ in range(size // 2)], None), size // 2
+    )
     return [[*group, *_copies(prompt, group, edits, desk)] for prompt, group in enumerate(drawn)]
 
 
@@ -248,7 +250,7 @@ def _of_prompts(members: list[Member], each: int) -> list[tuple[int, Member]]:
 
 def _continued(begun: list[tuple[int, Member]], desk: Desk, times: int, until: int | None) -> list[Member]:
     """`times` continuations of each beginning."""
-    return desk.draw([Start(prompt, member) for prompt, member in begun for _ in range(times)], until)
+    return desk.draw([Beginning(prompt, member) for prompt, member in begun for _ in range(times)], until)
 
 
 def _groups(members: list[Member], size: int) -> list[list[Member]]:
@@ -262,7 +264,7 @@ def all_options(rollout: RolloutConfig) -> dict[str, Any]:
     return {name: option.default for name, option in options.items()} | given
 
 
-def levels_of(rollout: RolloutConfig, size: int, length: int) -> tuple[Level, ...]:
+def levels_of(rollout: RolloutConfig, size: int, length: int) -> tuple[TreeLevel, ...]:
     """The levels of a rollout's structure, for groups of G members and lists of N ranks."""
-    found: tuple[Level, ...] = structures[rollout.structure].facts["levels"](size, length, **all_options(rollout))
+    found: tuple[TreeLevel, ...] = structures[rollout.structure].facts["levels"](size, length, **all_options(rollout))
     return found

@@ -15,9 +15,9 @@ from accelerate.utils import gather_object
 from rlbench.config.schema import RolloutConfig, SamplerConfig
 from rlbench.sampling.drawing import draw
 from rlbench.sampling.history import History, Moment
-from rlbench.sampling.members import Level, Member
+from rlbench.sampling.members import Member, TreeLevel
 from rlbench.sampling.places import keeps, structures, weights
-from rlbench.sampling.replay import Buffer, Kept
+from rlbench.sampling.replay import Buffer, KeptGroup
 from rlbench.sampling.structures import levels_of
 from rlbench.training.desk import TrainerDesk
 
@@ -47,7 +47,7 @@ class Candidate:
 
 
 @dataclass
-class Spent:
+class GroupCosts:
     """What the groups of a rollout cost, over all processes.
 
     Attributes:
@@ -78,7 +78,7 @@ class Collected:
 
     prompts: list[int]
     groups: list[list[Member]]
-    spent: Spent
+    spent: GroupCosts
     replayed: int = 0
 
     @property
@@ -131,7 +131,7 @@ class Collector:
             trainer: draws and scores lists on this process.
         """
         rng = np.random.default_rng([self.seed, STREAM, moment.update])
-        wanted, spent = len(offered), Spent()
+        wanted, spent = len(offered), GroupCosts()
         replayed = self.buffer.draw(round(self.sampler.replay * wanted), rng)
         fresh = wanted - len(replayed)
         kept: list[Candidate] = []
@@ -166,7 +166,7 @@ class Collector:
         groups = [group.members for group in used] + [group.members for group in replayed]
         return Collected(prompts, groups, spent, len(replayed))
 
-    def _drawn(self, prompts: list[int], each: int, trainer: "RankedListTrainer", spent: Spent) -> list[Candidate]:
+    def _drawn(self, prompts: list[int], each: int, trainer: "RankedListTrainer", spent: GroupCosts) -> list[Candidate]:
         """Groups of these prompts, each process drawing `each` of them."""
         first = self.processes.index * each
         mine = prompts[first : first + each]
@@ -206,7 +206,7 @@ class Collector:
             ]
             solved = self.history.solved[collected.prompts[place]]
             if 0 < solved < 1:
-                self.buffer.add(Kept(collected.prompts[place], members))
+                self.buffer.add(KeptGroup(collected.prompts[place], members))
 
     def state(self) -> dict[str, np.ndarray]:
         """What it remembers, as arrays for a checkpoint."""
@@ -223,7 +223,7 @@ class Collector:
         self.buffer.restore(parts["buffer"])
 
 
-def level_of_tokens(unit_ids: torch.Tensor, list_length: int, levels: Sequence[Level]) -> torch.Tensor:
+def level_of_tokens(unit_ids: torch.Tensor, list_length: int, levels: Sequence[TreeLevel]) -> torch.Tensor:
     """(B, T) the level of each token. A token outside the ranks belongs to the rank before it; an EOS to the next rank.
 
     Args:

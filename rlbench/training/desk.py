@@ -12,7 +12,7 @@ from rlbench.lists.items import Item, line_of
 from rlbench.models.beams import beam_groups
 from rlbench.models.completing import ListEnd
 from rlbench.rewards.batch import RewardBatch
-from rlbench.sampling.members import Member, Start, Written
+from rlbench.sampling.members import Beginning, Member, ReadList
 
 if TYPE_CHECKING:
     from rlbench.training.trainer import RankedListTrainer
@@ -38,7 +38,7 @@ class TrainerDesk:
     def __init__(self, trainer: "RankedListTrainer", rows: Sequence[dict[str, Any]], places: Sequence[int]):
         self.trainer, self.rows, self.places, self.tokens = trainer, rows, places, 0
 
-    def draw(self, starts: Sequence[Start], until: int | None) -> list[Member]:
+    def draw(self, starts: Sequence[Beginning], until: int | None) -> list[Member]:
         trainer = self.trainer
         ends, most = set(trainer.scorer.reader.eos_token_ids), trainer.max_completion_length
         members = [start.written for start in starts]
@@ -83,7 +83,7 @@ class TrainerDesk:
         self.tokens += tried
         return [[Member(completion.ids) for completion in group] for group in found]
 
-    def read(self, prompt: int, members: Sequence[Member]) -> list[Written]:
+    def read(self, prompt: int, members: Sequence[Member]) -> list[ReadList]:
         scorer, row = self.trainer.scorer, self.rows[prompt]
         truth: list[Item] = [(item["title"], item["year"]) for item in row["ground_truth"]]
         many = len(members)
@@ -98,7 +98,7 @@ class TrainerDesk:
             missing = [line_of(*catalog.items[index]) for index in possible if index not in there]
             missing = [line for line in missing if self._can_be_hit(line, row)]
             items = scored.parsed.items[:length]
-            written.append(Written([line_of(*item) for item in items], hits[: len(items)].tolist(), missing))
+            written.append(ReadList([line_of(*item) for item in items], hits[: len(items)].tolist(), missing))
         return written
 
     def _can_be_hit(self, line: str, row: dict[str, Any]) -> bool:

@@ -35,7 +35,7 @@ from rlbench.rewards.batch import RewardBatch
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.budget import Ledger
 from rlbench.sampling.history import Moment
-from rlbench.sampling.members import Level
+from rlbench.sampling.members import TreeLevel
 from rlbench.training.collecting import Collected, Collector, level_of_tokens
 from rlbench.training.demonstrations import Demonstrations
 from rlbench.training.engines import (
@@ -485,7 +485,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         metrics["prompts_without_weight"].append(spent.without_weight / max(spent.groups, 1))
 
     def _advantages_of_levels(
-        self, rollout: Rollout, units: TokenUnits, n_units: torch.Tensor, levels: Sequence[Level]
+        self, rollout: Rollout, units: TokenUnits, n_units: torch.Tensor, levels: Sequence[TreeLevel]
     ) -> torch.Tensor:
         """(B, T) advantages of this process's tokens, whose beginnings are shared by members of a group."""
         mine = self._own_rows(len(units.unit_ids))

@@ -13,7 +13,7 @@ from rlbench.lists.reader import UnitLayout
 from rlbench.objective import Objective, Rollout
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.running.checks import check_config
-from rlbench.sampling.members import Level, Member, Start, Written
+from rlbench.sampling.members import Beginning, Member, ReadList, TreeLevel
 from rlbench.sampling.structures import edited, expert, flat, levels_of, perturbed, prefix, tree
 from rlbench.training.collecting import level_of_tokens
 from tests.conftest import composed
@@ -28,7 +28,7 @@ class Writer:
     def __init__(self, ends_after: dict[int, int] | None = None):
         self.numbers, self.calls, self.ends_after = 100, [], ends_after or {}
 
-    def draw(self, starts: Sequence[Start], until: int | None) -> list[Member]:
+    def draw(self, starts: Sequence[Beginning], until: int | None) -> list[Member]:
         self.calls.append((len(starts), until))
         found = []
         for start in starts:
@@ -105,7 +105,7 @@ def double_precision():
     torch.set_default_dtype(torch.float32)
 
 
-def slow_advantages(returns: torch.Tensor, size: int, level: Level) -> torch.Tensor:
+def slow_advantages(returns: torch.Tensor, size: int, level: TreeLevel) -> torch.Tensor:
     """(R - mean) / (std + 1e-4) of the nodes of a level, by loops over prompts, nodes and columns."""
     found = torch.zeros_like(returns)
     for first in range(0, len(returns), size):
@@ -122,12 +122,19 @@ def slow_advantages(returns: torch.Tensor, size: int, level: Level) -> torch.Ten
     return found
 
 
-LEVELS = [Level(1, 8, 0), Level(4, 2, 0), Level(2, 4, 3), Level(2, 2, 3), Level(1, 2, 4), Level(8 // 4, 4, 0)]
+LEVELS = [
+    TreeLevel(1, 8, 0),
+    TreeLevel(4, 2, 0),
+    TreeLevel(2, 4, 3),
+    TreeLevel(2, 2, 3),
+    TreeLevel(1, 2, 4),
+    TreeLevel(8 // 4, 4, 0),
+]
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rank_grpo"])
 @pytest.mark.parametrize("level", LEVELS, ids=str)
-def test_advantages_of_a_level_by_loops(algorithm: str, level: Level) -> None:
+def test_advantages_of_a_level_by_loops(algorithm: str, level: TreeLevel) -> None:
     method, rollout = objective(algorithm), some_rollout(3, 8)
     returns = method.weighted(method.unit_returns(rollout.rewards, 8))
     found = method.unit_advantages(rollout, 8, level.leaves, level.compared)
@@ -152,9 +159,9 @@ def test_every_baseline_takes_nodes(algorithm: str) -> None:
 
 def test_levels_of_a_tree() -> None:
     chosen = RolloutConfig("tree", "tree", options={"tree": {"branch": 2, "every": 2}})
-    assert levels_of(chosen, 8, N) == (Level(4, 2, 0), Level(2, 2, 2), Level(1, 2, 4))
+    assert levels_of(chosen, 8, N) == (TreeLevel(4, 2, 0), TreeLevel(2, 2, 2), TreeLevel(1, 2, 4))
     chosen = RolloutConfig("prefix", "prefix", options={"prefix": {"answers": 4, "ranks": 3}})
-    assert levels_of(chosen, 8, N) == (Level(4, 2, 0), Level(1, 8, 3))
+    assert levels_of(chosen, 8, N) == (TreeLevel(4, 2, 0), TreeLevel(1, 8, 3))
 
 
 def test_levels_of_tokens() -> None:
@@ -165,7 +172,7 @@ def test_levels_of_tokens() -> None:
         [0, 1, u.eos, u.padding, u.padding, u.padding, u.padding, u.padding, u.padding],
         [0, 1, 2, u.eos, u.padding, u.padding, u.padding, u.padding, u.padding],
     ]
-    levels = (Level(4, 2, 0), Level(2, 2, 2), Level(1, 2, 3))
+    levels = (TreeLevel(4, 2, 0), TreeLevel(2, 2, 2), TreeLevel(1, 2, 3))
     found = level_of_tokens(torch.tensor(rows), N, levels)
     assert found[0].tolist() == [0, 0, 0, 0, 0, 1, 2, 2, 2]
     assert found[1, :3].tolist() == [0, 0, 1]
@@ -204,12 +211,12 @@ class Editor:
         self.drawn, self.relevant, self.number_of = drawn, relevant, {v: k for k, v in self.lines.items()}
         self.seed = 0
 
-    def draw(self, starts: Sequence[Start], until: int | None) -> list[Member]:
+    def draw(self, starts: Sequence[Beginning], until: int | None) -> list[Member]:
         return [Member(self.drawn[place % len(self.drawn)]) for place in range(len(starts))]
 
-    def read(self, prompt: int, members: Sequence[Member]) -> list[Written]:
+    def read(self, prompt: int, members: Sequence[Member]) -> list[ReadList]:
         return [
-            Written(
+            ReadList(
                 [self.lines[i] for i in member.ids],
                 [i in self.relevant for i in member.ids],
                 [self.lines[i] for i in sorted(self.relevant - set(member.ids))],

@@ -13,7 +13,7 @@ from rlbench.sampling.history import History, Moment
 from rlbench.sampling.keeping import mixed, varied
 from rlbench.sampling.members import Member
 from rlbench.sampling.places import weights
-from rlbench.sampling.replay import Buffer, Kept
+from rlbench.sampling.replay import Buffer, KeptGroup
 
 GROUPS = [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0), (1, 0.75), (2, 0.5)]
 """(prompt, share of successes) in the order of rollouts. Prompt 5 is never drawn."""
@@ -121,9 +121,9 @@ def test_history_is_restored_exactly() -> None:
     assert history.mean_solved[1] == 0.5 and history.score[1] == 1.5 and history.update[1] == 5
 
 
-def group(prompt: int, number: int = 0) -> Kept:
+def group(prompt: int, number: int = 0) -> KeptGroup:
     members = [Member([number, place], behaviour=[-1 / 3 - number, -place / 7]) for place in range(2)]
-    return Kept(prompt, members)
+    return KeptGroup(prompt, members)
 
 
 def test_the_buffer_keeps_the_newest_group_of_each_prompt() -> None:
