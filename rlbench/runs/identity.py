@@ -6,7 +6,7 @@ Equal settings on equal inputs give the same hash, and so the same directory.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rlbench.config.adapters import adapter_identity
@@ -113,11 +113,9 @@ def _collecting(config: Config) -> dict[str, Any]:
     """Settings of sampler, rollout and schedule without their names, where they differ from the defaults."""
     found: dict[str, Any] = {}
     for key, default in (("sampler", SamplerConfig()), ("rollout", RolloutConfig())):
-        usual, chosen = (
-            {k: v for k, v in asdict(each).items() if k != "name"} for each in (default, getattr(config, key))
-        )
-        if chosen != usual:
-            found[key] = chosen
+        chosen = getattr(config, key)
+        if replace(chosen, name=default.name) != default:
+            found[key] = {name: value for name, value in asdict(chosen).items() if name != "name"}
     if config.schedule.values:
         found["schedule"] = flat(config.schedule.values)
     return found

@@ -131,9 +131,7 @@ def edited(prompts: int, size: int, desk: Desk, *, edits: PositiveInt = 1) -> li
     Args:
         edits: edits of each copy.
     """
-    drawn = _groups(
-        desk.draw([Beginning(prompt) for prompt in range(prompts) for _ in range(size // 2)], None), size // 2
-    )
+    drawn = flat(prompts, size // 2, desk)
     return [[*group, *_copies(prompt, group, edits, desk)] for prompt, group in enumerate(drawn)]
 
 

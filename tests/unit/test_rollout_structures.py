@@ -122,14 +122,7 @@ def slow_advantages(returns: torch.Tensor, size: int, level: TreeLevel) -> torch
     return found
 
 
-LEVELS = [
-    TreeLevel(1, 8, 0),
-    TreeLevel(4, 2, 0),
-    TreeLevel(2, 4, 3),
-    TreeLevel(2, 2, 3),
-    TreeLevel(1, 2, 4),
-    TreeLevel(8 // 4, 4, 0),
-]
+LEVELS = [TreeLevel(*one) for one in ((1, 8, 0), (4, 2, 0), (2, 4, 3), (2, 2, 3), (1, 2, 4))]
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rank_grpo"])
