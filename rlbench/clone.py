@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rlbench.config.schema import Config
 
 EPILOG = """\
-may change    algorithm=NAME, algorithm.KEY, reward=NAME, reward.KEY, safety.KEY; of trainer.rl: updates, learning_rate,
-              learning_rate_steps, schedule, warmup_updates, adam_beta2, max_grad_norm, save_every, keep_checkpoints,
-              micro_batch_size, micro_batch_tokens; evaluation.checkpoint; generation.temperature, top_p, top_k, min_p;
-              and what no result depends on: experiment_name, variant, tracker, runtime, cache_dir
+may change    algorithm, reward, sampler, rollout, schedule and safety, by NAME or by KEY; of trainer.rl: updates,
+              learning_rate, learning_rate_steps, schedule, warmup_updates, adam_beta2, max_grad_norm, save_every,
+              keep_checkpoints, micro_batch_size, micro_batch_tokens, token_budget; evaluation.checkpoint;
+              generation.temperature, top_p, top_k, min_p; and what no result depends on: experiment_name, variant,
+              tracker, runtime, cache_dir
 may not       dataset, matching, model, SFT, seed, evaluation, and what counts the place in the data (group_size,
               completions_per_update, num_iterations, shuffle, start)
 updates       trainer.rl.updates counts from the parent's start, as do learning-rate schedules and all budgets

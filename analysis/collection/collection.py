@@ -31,15 +31,16 @@ class Collection:
 
     Attributes:
         runs: one row per run, sorted by name: run, experiment, dataset, model, stage, label, algorithm, reward, seed,
-            hash, list_length, cutoffs (tuple), checkpoint_rule, checkpoint_step, token_budget (NaN unless training
-            ends after a number of tokens), stopped_update (NaN unless it stopped early), demonstrations_count and demonstrations_without_end (NaN if none were used), the budget (prompts,
-            completions, generated_tokens, updates; seconds and seconds_<phase>; trained_tokens, evaluation_tokens,
-            attempts, peak_memory_bytes_<of>, energy_joules_<of>, reference_tokens, tokens_per_second_<phase>,
-            mfu_<phase>, operations_<phase>, peak_<of>, each NaN if unknown), adopted_from (directory of the
-            run of another experiment that spent the budget, else None; totals count it once, see `costs`),
-            validation.<metric> and test.<metric>. If there are clones: clone_of (the parent's update and row),
-            clone_changed (changed settings), parent (its directory below the folder of all runs), inherited_<key> (the
-            part of the budget that the parent spent); absent or NaN in other runs.
+            hash, list_length, cutoffs (tuple), checkpoint_rule, checkpoint_step, token_budget (NaN unless training ends
+            after a number of tokens), stopped_update (NaN unless it stopped early), demonstrations_count and
+            demonstrations_without_end (NaN if none were used), the budget (prompts, completions, generated_tokens,
+            updates; seconds and seconds_<phase>; trained_tokens, evaluation_tokens, attempts, peak_memory_bytes_<of>,
+            energy_joules_<of>, reference_tokens, tokens_per_second_<phase>, mfu_<phase>, operations_<phase>, peak_<of>,
+            each NaN if unknown), adopted_from (directory of the run of another experiment that spent the budget, else
+            None; totals count it once, see `costs`), validation.<metric> and test.<metric>. If there are clones:
+            clone_of (the parent's update and row), clone_changed (changed settings), parent (its directory below the
+            folder of all runs), inherited_<key> (the part of the budget that the parent spent); absent or NaN in other
+            runs.
         queries: per-query test scores, read one run at a time (`analysis.tables.row_scores`).
         source: source of scores and curves.
         problems: excluded or unusual runs.

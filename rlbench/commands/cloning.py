@@ -31,10 +31,10 @@ from rlbench.training.cloning import check_best, checkpoint_of
 
 OF_RL = (
     *("updates", "learning_rate", "learning_rate_steps", "schedule", "warmup_updates", "adam_beta2", "max_grad_norm"),
-    *("save_every", "keep_checkpoints", "micro_batch_size", "micro_batch_tokens"),
+    *("save_every", "keep_checkpoints", "micro_batch_size", "micro_batch_tokens", "token_budget"),
 )
 MAY_CHANGE = (
-    *("algorithm", "reward", "safety", "evaluation.checkpoint"),
+    *("algorithm", "reward", "sampler", "rollout", "schedule", "safety", "evaluation.checkpoint"),
     *(f"trainer.rl.{key}" for key in OF_RL),
     *(f"generation.{key}" for key in ("temperature", "top_p", "top_k", "min_p")),
     *("experiment_name", "variant", "tracker", "runtime", "cache_dir", "plugins"),

@@ -35,7 +35,7 @@ class Buffer:
         """Add a group as the newest. It replaces an older group of its prompt, or else the oldest group."""
         self._groups.pop(group.prompt, None)
         self._groups[group.prompt] = group
-        if len(self._groups) > self.capacity:
+        while len(self._groups) > self.capacity:
             del self._groups[next(iter(self._groups))]
 
     def draw(self, count: int, rng: np.random.Generator, without: Sequence[int] = ()) -> list[KeptGroup]:

@@ -9,6 +9,7 @@ import numpy as np
 from trl.models import unwrap_model_for_generation
 
 from rlbench.lists.items import Item, line_of
+from rlbench.models.adapters import causal, merged
 from rlbench.models.beams import beam_groups
 from rlbench.models.completing import ListEnd
 from rlbench.rewards.batch import RewardBatch
@@ -75,11 +76,12 @@ class TrainerDesk:
         trainer = self.trainer
         with (
             trainer.ledger.phase("rollout"),
+            merged(trainer.accelerator.unwrap_model(trainer.model)),
             unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
         ):
             walk = trainer.walk(self.rows)
             config = trainer.generation_config
-            found, tried = beam_groups(model, trainer.prompt_ids(self.rows), config, size, size, walk)
+            found, tried = beam_groups(causal(model), trainer.prompt_ids(self.rows), config, size, size, walk)
         self.tokens += tried
         return [[Member(completion.ids) for completion in group] for group in found]
 

@@ -181,9 +181,7 @@ def lists_of_shared_prompts(
         synced = sharded and trainer.accelerator.num_processes > 1
         config = trainer.generation_config
         policy = causal(model)
-        return complete(
-            policy, prompt_ids, config, synced=synced, end=end, record=record, walk=walk, written=written
-        )
+        return complete(policy, prompt_ids, config, synced=synced, end=end, record=record, walk=walk, written=written)
 
 
 @contextmanager

@@ -188,7 +188,8 @@ def make_collector(config: Config, dataset: Dataset, earlier: ResumePoint | None
         config.seed,
         Processes(processes.index(), processes.count()),
     )
-    if earlier is not None:
+    # A clone's parent may have had the defaults, which remember nothing.
+    if earlier is not None and (config.clone is None or (earlier.folder / COLLECTOR_FILE).exists()):
         with np.load(earlier.folder / COLLECTOR_FILE) as state:
             collector.restore(dict(state))
     return collector
