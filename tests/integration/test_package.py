@@ -86,7 +86,7 @@ def test_a_sweep_and_its_report_from_an_empty_folder(installed: Path, tmp_path: 
     planned = json.loads((tmp_path / "runs/smoke/sweep.json").read_text())["cells"]
     assert all(cell["command"][:3] == ["rlbench", "run", "+debug=smoke"] for cell in planned.values())
     rlbench("status", "runs/smoke")
-    rlbench("report", "runs/smoke", "--resamples", "10")
+    rlbench("report", "runs/smoke", "--resamples", "20")
     page = (tmp_path / "reports/smoke/report.html").read_text(encoding="utf-8")
     assert "rlbench report runs/smoke" in page and "run.py" not in page
     reproduced = rlbench("reproduce", "table1")
