@@ -44,7 +44,9 @@ def remembered(run: Run, step: int) -> dict[str, np.ndarray]:
         return dict(state)
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize(
+    "choice", [one if one in ("replay", "tree") else pytest.param(one, marks=pytest.mark.slow) for one in CHOICES]
+)
 def test_resumed_is_never_stopped(choice, mini, start, tmp_path):
     assert not check_config(of(tmp_path, choice))
     whole = train(of(tmp_path / "whole", choice), start, mini)
