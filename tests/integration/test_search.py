@@ -76,7 +76,7 @@ def test_a_search_that_is_killed_prunes_what_is_hopeless_and_ends_by_the_same_co
     again = start(tmp_path)
     _, said = again.communicate()
     assert again.returncode == 0, said
-    assert "2 proposals, 0 made already, 2 to make" in said and "1 done, 1 pruned" in said
+    assert "2 proposals, 0 already made, 2 to make" in said and "1 done, 1 pruned" in said
     assert "best: trainer.rl.learning_rate=1e-06" in said and "hydra.mode=RUN" in said
     assert states(experiment) == {"1e-06": "done", "5.0": PRUNED}
     pruned = next(experiment.glob("*/*learning_rate=5.0/*"))
