@@ -12,6 +12,7 @@ from tests.helpers_safety import short, train, write_repeater
 from tests.helpers_training import load, make_scorer
 
 TWO_TERMS = "+reward.terms.tokens={weight:1.0,normaliser:24.0}"
+DRAWN = ("sampler=pool", "+schedule.values.algorithm.kl.beta={shape:constant,value:0.01}", "generation.prefill=shared")
 POLICY = ("algorithm=siren", "algorithm.kl.beta=0.01", "algorithm.kl.estimator=k3", TWO_TERMS, "trainer.rl.updates=2")
 OF_SFT = {"loss"}
 """Metrics that the SFT stage measures on validation; this test runs no SFT."""
@@ -28,7 +29,7 @@ def runs(mini, start, tmp_path_factory):
     """A short run of each family. The first run's policy writes valid lists."""
     folders = [tmp_path_factory.mktemp(name) for name in ("repeater", "policy", "preference")]
     repeater = write_repeater(folders[0], load(start)[0], mini)
-    policy, _, _ = train(short(folders[1], *POLICY), repeater, mini)
+    policy, _, _ = train(short(folders[1], *POLICY, *DRAWN), repeater, mini)
     preference, _, _ = train(small(folders[2], "algorithm=dpo"), start, mini)
     return policy, preference
 

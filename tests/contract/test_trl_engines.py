@@ -139,7 +139,7 @@ def test_an_engine_gets_a_prompt_once(colocated, size, monkeypatch):
     found = {}
     for shared in (False, True):
         engine = colocated(shared)
-        engine.tensor_parallel_size, engine.tp_group = size, None
+        engine.tensor_parallel_size, engine.tp_group, engine.model = size, None, torch.nn.Module()
         found[shared] = engine.generate(own, None, num_generations=4)
         asked = engine.llm.asked
         if shared:

@@ -266,7 +266,7 @@ def test_pieces_and_options_that_no_one_has_entered_are_refused(folder, tmp_path
     arguments = ["--config-dir", str(mine.parents[1]), f"plugins=[{PLUGIN}]", "algorithm=mine"]
     (problem,) = refused(folder, *arguments)
     assert problem.startswith("algorithm.baseline = 'grup_median' is unknown; known: group_std")
-    assert problem.endswith("group_median. Did you mean 'group_median'?")
+    assert "group_median. Did you mean 'group_median'?" in problem and "plugins=" in problem
     arguments = ["--config-dir", OWN, f"plugins=[{PLUGIN}]", "algorithm=median_grpo"]
     (problem,) = refused(folder, *arguments, "algorithm.options.group_median.quantile=2")
     assert problem == "algorithm.options.group_median.quantile = 2 must be a number in [0, 1]"

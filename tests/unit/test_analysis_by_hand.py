@@ -19,7 +19,7 @@ from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.series import all_series, own_curves
 from analysis.html.budgets import budgets
 from analysis.html.curve_data import Axes, curve_data
-from analysis.html.results import _against_leader, _scale
+from analysis.html.results import _against_leader, scale_of
 from analysis.html.rows import Look, looks
 from analysis.papers.runs import settings_of
 from analysis.papers.table import TableEntry, _contrast
@@ -266,7 +266,7 @@ def test_the_mark_of_drawn_intervals_is_sft(tmp_path: Path) -> None:
         scores = {name: [score, score] for name in TWO_CONTEXTS}
         write_run(tmp_path, label, 0, queries(scores, ["a", "b"]))
     (group,) = collect(tmp_path).groups()
-    assert _scale(build_table(group, resamples=50), "ndcg@10").mark == pytest.approx(0.3)
+    assert scale_of(build_table(group, resamples=50).rows, "ndcg@10").mark == pytest.approx(0.3)
 
 
 def test_a_curve_is_of_its_own_split(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def problems(*arguments: str) -> list[str]:
         ("+experiment=mini", "every config has an option of experiment; write experiment=mini"),
         ("++algorithm=grpo", "write algorithm=grpo"),
         ("algorithm@there=grpo", "a group cannot get another place (@); write algorithm=grpo"),
-        ("experiment=null", "there is no such experiment; known: mini,"),
+        ("experiment=null", "there is no such experiment; known: demo, mini,"),
         ("~debug", "the config has no option of debug; leave it out"),
         ("+seed=1", "the config has seed already; write seed=1"),
         ("~foo", "the config has no key 'foo'. python run.py --cfg job shows all keys"),
@@ -105,7 +105,7 @@ def test_the_last_override_of_a_key_stays() -> None:
 def test_the_help_shows_which_groups_need_a_plus() -> None:
     text = help_text(groups(), in_config())
     assert "\nalgorithm: bnpo," in text and "\n+debug=smoke\n" in text and "\n+table1=mini, redial, sweep\n" in text
-    assert "\ndebug" not in text and "\nexperiment: mini," in text and "hydra/launcher: local, ray, slurm" in text
+    assert "\ndebug" not in text and "\nexperiment: demo, mini," in text and "hydra/launcher: local, ray, slurm" in text
     assert max(map(len, text.splitlines())) <= 120
 
 

@@ -34,7 +34,8 @@ def chosen(group, option):
 @pytest.mark.parametrize("group", ["algorithm", "reward", "matching", "dataset", "model", "tracker"])
 def test_every_option_composes(group):
     for option in groups()[group]:
-        config = chosen(group, option)
+        needed = ["model.path=some/model"] if option == "hf" and group == "model" else []
+        config = composed(f"{group}={option}", *needed)
         if option == "trackio" and find_spec("trackio") is None:
             continue  # refused with its own message: tests/unit/test_tracking.py
         assert not check_config(config), (group, option)
