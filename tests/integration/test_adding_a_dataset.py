@@ -56,6 +56,7 @@ def test_the_settings_that_the_page_shows_are_those_of_the_example():
     assert json.loads(blocks("json")[0]).keys() <= set(FIELDS)
 
 
+@pytest.mark.slow
 def test_from_file_to_table(folder, capsys):
     """At most five commands."""
     check, run, table, *_ = commands()

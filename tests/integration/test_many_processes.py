@@ -47,6 +47,7 @@ def both(tmp_path_factory):
     return one, two
 
 
+@pytest.mark.slow
 def test_greedy_lists_are_the_same_to_the_bit(both):
     one, two = (stage(root, "zero_shot") for root in both)
     lists = predictions(one)
@@ -56,6 +57,7 @@ def test_greedy_lists_are_the_same_to_the_bit(both):
     assert measured(one) == measured(two)
 
 
+@pytest.mark.slow
 def test_sft_is_the_same(both):
     one, two = (stage(root, "sft") for root in both)
     assert {(10, "train", "loss"), (12, "test", "list_length")} <= measured(one).keys()
@@ -65,6 +67,7 @@ def test_sft_is_the_same(both):
         torch.testing.assert_close(there[name], value, atol=ROUNDING, rtol=0)
 
 
+@pytest.mark.slow
 def test_rl_is_the_same(both):
     one, two = (stage(root, "rl") for root in both)
     found = measured(one)
@@ -76,11 +79,13 @@ def test_rl_is_the_same(both):
         assert metric not in OF_MICRO_BATCHES
 
 
+@pytest.mark.slow
 def test_the_manifest_says_how_a_run_was_spread(both):
     said = [json.loads((stage(root, "rl").root / "manifest.json").read_text()) for root in both]
     assert [(manifest["processes"], manifest["strategy"]) for manifest in said] == [(1, None), (2, "ddp")]
 
 
+@pytest.mark.slow
 def test_every_process_has_a_rollout_stream_of_its_own(both):
     """The checkpoint has the generators of both processes: each starts from the seed and the process number."""
     _, two = both

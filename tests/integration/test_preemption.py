@@ -35,6 +35,7 @@ def whole(tmp_path_factory) -> dict[str, Run]:
     return {stage: locate(config, stage) for stage in ("sft", "rl")}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_twice_is_bit_for_bit_one_never_stopped(whole, tmp_path):
     command, config = [*LONG, *STATEFUL, *folders(tmp_path)], cell(tmp_path, *STATEFUL)
     sft, rl = locate(config, "sft"), locate(config, "rl")

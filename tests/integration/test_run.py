@@ -449,6 +449,7 @@ def test_a_training_that_ends_short_of_its_plan_fails(finished, tmp_path, monkey
     assert not set(collect(folder).runs["stage"]) & {"rl"}
 
 
+@pytest.mark.slow
 def test_a_failing_cell_never_stops_the_others(finished):
     """In a sweep with one broken cell, the other cell finishes, the failure is named, and the exit code is 1."""
     config, _ = finished

@@ -121,6 +121,7 @@ def test_a_curve_that_is_asked_for_too_late_is_refused(folder, curve, tmp_path):
     assert run(cell(folder, *CURVE, "experiment_name=curve")).root == curve.root
 
 
+@pytest.mark.slow
 def test_a_killed_sft_stage_has_the_curve_of_one_that_was_not(folder, curve, tmp_path):
     config = cell(tmp_path, *CURVE, "experiment_name=curve")
     target = locate(config, "sft")

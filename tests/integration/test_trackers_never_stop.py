@@ -155,6 +155,7 @@ def test_server_that_accepts_and_never_answers(tmp_path: Path) -> None:
     assert until(tmp_path / "run", "wandb/offline-run-*/*.wandb").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_server_that_falls_silent(tmp_path: Path) -> None:
     """Finishing gives up after a time limit, names the kept files, and the process ends."""
     with (

@@ -267,6 +267,7 @@ def settings_of_cell(label: str) -> dict[str, object]:
     return canonical(stage_settings(config, config.stage))
 
 
+@pytest.mark.slow
 def test_a_table_whose_rows_score_nothing_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
