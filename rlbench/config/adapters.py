@@ -22,6 +22,7 @@ OPTIMIZERS = {
     "adafactor": "adafactor",
 }
 """Names of `trainer.optimizer`, with transformers' name for each; "" is its default, torch's AdamW."""
+OPTIMIZERS_OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
 
 
 @dataclass
@@ -111,19 +112,19 @@ def check_adapter(adapter: AdapterConfig, stages: Sequence[str]) -> list[str]:
         problems.append(
             f"adapter.quantization = '{adapter.quantization}' is unknown; known: {', '.join(QUANTIZATIONS)}"
         )
+    elif adapter.quantization != NONE and not has_bitsandbytes():
+        problems.append(_without_bitsandbytes(f"adapter.quantization = '{adapter.quantization}'", NONE))
     if adapter.dropout and "rl" in stages and adapter.trains("rl"):
         problems.append(
             f"adapter.dropout = {adapter.dropout}: RL compares an update's probabilities with those of the rollout, "
             "which dropout would change; use adapter.dropout=0"
         )
-    if adapter.quantization != NONE and not has_bitsandbytes():
-        problems.append(_without_bitsandbytes(f"adapter.quantization = '{adapter.quantization}'", NONE))
     return problems
 
 
 def check_optimizer(optimizer: str) -> list[str]:
     """Return the problem of an optimiser whose package is missing, if any."""
-    if optimizer in ("adamw", "adafactor") or has_bitsandbytes():
+    if optimizer not in OPTIMIZERS_OF_BITSANDBYTES or has_bitsandbytes():
         return []
     return [_without_bitsandbytes(f"trainer.optimizer = '{optimizer}'", "adamw")]
 

@@ -163,6 +163,13 @@ def test_without_bitsandbytes_the_reason_is_given(monkeypatch):
         assert "needs the package bitsandbytes" in problem and "requirements-bitsandbytes.txt" in problem
 
 
+def test_an_unknown_name_is_one_problem_without_bitsandbytes(monkeypatch):
+    monkeypatch.setattr("rlbench.config.adapters.has_bitsandbytes", lambda: False)
+    for overrides in (["trainer.optimizer=adam"], ["adapter=lora", "adapter.quantization=int3"]):
+        (problem,) = check_values(composed(*SMALL, *overrides))
+        assert "is unknown; known: " in problem
+
+
 def test_paging_needs_a_gpu():
     (problem,) = check_engine(composed(*SMALL, "trainer.optimizer=paged_adamw_8bit", "runtime.device=cpu"))
     assert problem.endswith("use trainer.optimizer=adamw_8bit")
