@@ -49,7 +49,8 @@ class LossInputs:
         extras: inputs that pieces requested in `needs`, by name: entropy and the forward pass's scalars (B, T), also
             those at the rollout under "old_" names; demonstration_logps and demonstration_mask (D, L) of D
             demonstrations. The trainer always adds correct (B,), correct_ranks (B, N), score (B,) with the lists'
-            rewards, and kl_scale (B,).
+            rewards, kl_scale (B,), mode (B,) and segment (B, T) as the rollout made them
+            (`rlbench.sampling.members.Member`).
         course: position in the run.
     """
 
@@ -82,7 +83,8 @@ class Group:
             without tokens, and 0 everywhere if no piece needs old_logps.
         success: (P, G) bool, by the reward's success rule.
         features: (P, G) properties of each list by name: tokens, entries, entropy, confidence, popularity, in_catalog,
-            duplicates. If a piece needs hidden_states, also effective_rank, rank_velocity and rank_acceleration
+            duplicates; mode, which is 1 for a list that thinks first in a rollout with both modes. If a piece needs
+            hidden_states, also effective_rank, rank_velocity and rank_acceleration
             (`rlbench.objective.effective_rank`).
         progress: finished share of the run's updates, in [0, 1].
         carried: numbers that pieces carry from update to update.

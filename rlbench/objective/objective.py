@@ -61,7 +61,8 @@ class Rollout:
         unit_logps: (B, U) sum of the rollout policy's log-probabilities over each unit; zeros if no piece needs it.
         entropy: (B,) mean entropy of each list's tokens; zeros if no piece needs it.
         progress: finished share of the run's updates.
-        hidden: (B,) numbers computed from hidden states, by name; empty if no piece needs them.
+        hidden: (B,) further properties of lists by name: mode, and numbers computed from hidden states if a piece needs
+            them.
         carried: numbers that pieces carry from update to update.
     """
 
@@ -89,7 +90,7 @@ class Rollout:
             rewards: gathered over processes already.
             tokens: of the B' completions of this process.
             count: number of units, U.
-            hidden: (B',) numbers computed from hidden states, by name.
+            hidden: (B',) further properties of lists, by name.
             progress: finished share of the run's updates.
             course: carried numbers, and how to gather rows over processes. Default: none, and a single process.
         """

@@ -8,6 +8,8 @@ import numpy as np
 
 Text = list[int]
 """Token ids."""
+LIST, MODE, PLAN = range(3)
+"""Segments of a completion: its list, the words that say in which mode it is, and what it says before its list."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,16 @@ class Member:
         recorded: a number for each token, where the trainer records them; else empty.
         behaviour: log-probability of each token under the policy that drew it; None for the present policy.
         edited: whether it was changed with knowledge of the ground truth.
+        mode: 1 if it thinks before its list, as a member of a group with both modes; else 0.
+        segments: segment of each of its first tokens (`LIST`, `MODE`, `PLAN`). All later tokens are of the list.
     """
 
     ids: Text
     recorded: list[float] = field(default_factory=list)
     behaviour: list[float] | None = None
     edited: bool = False
+    mode: int = 0
+    segments: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,15 @@ class Desk(Protocol):
 
     def draw(self, starts: Sequence[Beginning], until: int | None) -> list[Member]:
         """Complete each start under the present policy, in order: to its end, or to the end of `until` ranks."""
+
+    def begin(self, words: str) -> Member:
+        """The beginning of a completion with these words."""
+
+    def line(self, starts: Sequence[Beginning], most: int) -> list[Member]:
+        """Complete each start to the end of its line, with at most `most` tokens. Starts have no newline yet.
+
+        A line that is longer is cut, one that ends the completion goes on, and both get a newline.
+        """
 
     def beams(self, prompts: int, size: int) -> list[list[Member]]:
         """The most likely lists of each prompt that a search with `size` beams finds."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from rlbench.config.options import PositiveInt, Share
 from rlbench.config.schema import RolloutConfig
-from rlbench.sampling.members import Beginning, Desk, Member, TreeLevel
+from rlbench.sampling.members import MODE, PLAN, Beginning, Desk, Member, TreeLevel
 from rlbench.sampling.places import structures
 
 
@@ -229,6 +229,64 @@ def expert(prompts: int, size: int, desk: Desk, *, chance: Share = 1.0) -> list[
         if written.missing and desk.random(prompt).random() < chance:
             group[-1] = replace(desk.write(written.missing), edited=True)
     return groups
+
+
+def _check_modes(size: int, length: int, **_: Any) -> str:
+    if size % 2 or size < 4:
+        return f"rollout.structure = modes needs an even trainer.rl.group_size of at least 4, not {size}"
+    return ""
+
+
+@structures.piece(check=_check_modes, levels=_no_levels, held=False)
+def modes(
+    prompts: int, size: int, desk: Desk, *, thinks: str = "Thoughts:", answers: str = "List:", most: PositiveInt = 32
+) -> list[list[Member]]:
+    """Half of a group thinks before its lists, the other half does not (HiPO, arXiv 2509.23967; after notes).
+
+    A member that thinks begins with the words `thinks`, writes the rest of that line, and then its list. The others
+    begin with a line of the words `answers`. In HiPO special tokens name the mode; here these words do. The policy does
+    not draw the words, and learns from them: they are the segment `MODE`. Evaluation leaves the mode to the policy.
+
+    Args:
+        thinks: beginning of members that think.
+        answers: first line of the others.
+        most: most tokens of the thoughts.
+    """
+    half = size // 2
+    direct = replace(_first(desk, f"{answers}\n", MODE), mode=0)
+    thought = _thoughts(prompts, half, replace(_first(desk, thinks, MODE), mode=1), most, desk)
+    begun = [[*thought[first : first + half], *[direct] * (size - half)] for first in range(0, prompts * half, half)]
+    return _groups(_continued([(p, member) for p, group in enumerate(begun) for member in group], desk, 1, None), size)
+
+
+@structures.piece(check=_fits, levels=_no_levels, held=False)
+def planned(prompts: int, size: int, desk: Desk, *, words: str = "Plan:", most: PositiveInt = 32) -> list[list[Member]]:
+    """Each member writes a line that begins with `words`, its plan, and then its list (E2C, arXiv 2509.23946; notes).
+
+    In E2C the policy has learned plans before. Here the words ask for one. Words and plan are the segment `PLAN`.
+
+    Args:
+        words: beginning of the plan.
+        most: most tokens of the plan.
+    """
+    plans = _thoughts(prompts, size, _first(desk, words, PLAN), most, desk)
+    return _groups(_continued(_of_prompts(plans, size), desk, 1, None), size)
+
+
+def _first(desk: Desk, words: str, segment: int) -> Member:
+    """A beginning with these words, all of one segment."""
+    begun = desk.begin(words)
+    return replace(begun, segments=(segment,) * len(begun.ids))
+
+
+def _thoughts(prompts: int, each: int, words: Member, most: int, desk: Desk) -> list[Member]:
+    """`each` lines of every prompt that begin with these words. What follows the words is the segment `PLAN`."""
+    lines = desk.line([Beginning(prompt, words) for prompt in range(prompts) for _ in range(each)], most)
+    return [replace(line, segments=_planned(line)) for line in lines]
+
+
+def _planned(line: Member) -> tuple[int, ...]:
+    return line.segments + (PLAN,) * (len(line.ids) - len(line.segments))
 
 
 @structures.piece(check=_fits, levels=_no_levels, held=True)

@@ -1,6 +1,7 @@
 """What a rollout's structure may use, in the trainer: `rlbench.sampling.members.Desk`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ class TrainerDesk:
         self.trainer, self.rows, self.places, self.tokens = trainer, rows, places, 0
 
     def draw(self, starts: Sequence[Beginning], until: int | None) -> list[Member]:
+        return self._completed(starts, self._end(until))
+
+    def _completed(self, starts: Sequence[Beginning], end: ListEnd | None) -> list[Member]:
         trainer = self.trainer
         ends, most = set(trainer.scorer.reader.eos_token_ids), trainer.max_completion_length
         members = [start.written for start in starts]
@@ -55,10 +59,12 @@ class TrainerDesk:
             prompts = trainer.prompt_ids(rows)
             ids = [prompt + members[place].ids for prompt, place in zip(prompts, left, strict=True)]
             written = [len(members[place].ids) for place in left]
-            found = trainer.lists(ids, self._end(until), trainer.walk(rows), written)
+            found = trainer.lists(ids, end, trainer.walk(rows), written)
         for place, new in zip(left, found, strict=True):
             before = members[place]
-            members[place] = Member(before.ids + new.ids, before.recorded + new.recorded)
+            whole = len(before.recorded) == len(before.ids)
+            recorded = before.recorded + new.recorded if whole else []
+            members[place] = replace(before, ids=before.ids + new.ids, recorded=recorded)
         self.tokens += sum(len(new.ids) for new in found)
         return members
 
@@ -71,6 +77,24 @@ class TrainerDesk:
             return trainer.list_end
         is_over = partial(trainer.scorer.has_all_ranks, ranks=min(most))
         return ListEnd(trainer.scorer.reader.newlines_per_token, min(most), is_over)
+
+    def begin(self, words: str) -> Member:
+        ids = self.trainer.scorer.reader.tokenizer(words, add_special_tokens=False)["input_ids"]
+        return Member(list(ids))
+
+    def line(self, starts: Sequence[Beginning], most: int) -> list[Member]:
+        reader = self.trainer.scorer.reader
+        found = self._completed(starts, ListEnd(reader.newlines_per_token, 1, lambda rows: [True] * len(rows)))
+        (newline,) = self.begin("\n").ids[-1:]
+        lines = []
+        for start, member in zip(starts, found, strict=True):
+            ids = member.ids[: len(start.written.ids) + most]
+            ids = ids[:-1] if ids and ids[-1] in reader.eos_token_ids else ids
+            ended = bool(ids) and bool(reader.newlines_per_token[ids[-1]])
+            # What was recorded belongs to the drawn tokens only.
+            recorded = member.recorded if len(ids) == len(member.ids) and ended else []
+            lines.append(replace(member, ids=ids if ended else [*ids, newline], recorded=recorded))
+        return lines
 
     def beams(self, prompts: int, size: int) -> list[list[Member]]:
         trainer = self.trainer

@@ -414,6 +414,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         allowed = self._allowed_tokens(output["completion_ids"], output["completion_mask"])
         if allowed is not None:
             output["allowed_choices"], output["closed_tokens"] = allowed.choices, allowed.closed
+        output["mode"], output["segment"] = self._parts(output["completion_mask"])
         if self._collected is not None:
             self._set_behaviour(output, self._collected)
         self._count_pass(output["prompt_ids"], output["prompt_mask"], output["completion_mask"], rollout=True)
@@ -456,6 +457,16 @@ class RankedListTrainer(Metered, GRPOTrainer):
             generated_tokens=self._collected.spent.tokens if self._collected else int(output["num_items_in_batch"]),
         )
         return output
+
+    def _parts(self, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B,) mode of each completion, and (B, T) segment of each token (`rlbench.sampling.members`)."""
+        modes, segments = torch.zeros_like(mask[:, 0]), torch.zeros_like(mask)
+        if self._collected is not None:
+            mine = self._collected.members[self._own_rows(len(mask))]
+            for row, member in enumerate(mine):
+                modes[row] = member.mode
+                segments[row, : len(member.segments)] = torch.tensor(member.segments).to(segments)
+        return modes, segments
 
     def _set_behaviour(self, output: dict[str, Any], collected: Collected) -> None:
         """Put the log-probabilities under the policies that drew the lists into the batch, where they are needed."""
@@ -516,6 +527,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             if hidden:
                 assert scores.hidden is not None
                 features = rank_features(scores.hidden[:, 1:], output["unit_ids"], self.objective.units)
+        features["mode"] = output["mode"].float()
         return Rollout.of_tokens(
             rewards,
             RolloutTokens(output["unit_ids"], mask, logps, entropies),
@@ -604,7 +616,8 @@ class RankedListTrainer(Metered, GRPOTrainer):
             / self.accelerator.num_processes,
             max_completion_length=self.max_completion_length,
         )
-        extras = {name: inputs[name] for name in ("correct", "correct_ranks", "score", "kl_scale")}
+        names_of_lists = ("correct", "correct_ranks", "score", "kl_scale", "mode", "segment")
+        extras = {name: inputs[name] for name in names_of_lists}
         extras |= {f"old_{name}": inputs[f"old_{name}"] for name in self.objective.rollout_scalars}
         if self.demonstrations is not None:
             extras |= self._score_demonstrations(model, first, len(mask))

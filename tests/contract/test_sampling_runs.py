@@ -9,6 +9,7 @@ import torch
 from rlbench.config.schema import Config
 from rlbench.running.checks import check_config
 from rlbench.runs.directory import Run, locate
+from rlbench.sampling.members import MODE, PLAN
 from rlbench.training.callbacks import COLLECTOR_FILE
 from rlbench.training.rl import make_collector, prompt_dataset
 from tests.conftest import composed
@@ -32,6 +33,8 @@ CHOICES = {
     "tree": ["rollout=tree", "rollout.options.tree.every=1", "sampler=pool"],
     "edited": ["rollout=edited"],
     "expert": ["rollout=expert", "schedule=fading_expert"],
+    "modes": ["rollout=modes", "rollout.options.modes.thinks=plan", "rollout.options.modes.answers=list"],
+    "planned": ["rollout=planned", "rollout.options.planned.words=plan"],
 }
 
 
@@ -172,6 +175,28 @@ def test_the_experts_list_has_all_relevant_items(mini, start, tmp_path):
             record = mini.splits["train"][prompt]
             # The budget of 16 tokens may cut the list; its first entry is always a hit.
             assert 0 < count <= len(record.ground_truth)
+
+
+def test_modes_and_their_segments_are_in_the_batch(mini, start, tmp_path):
+    """Half of each group thinks. Thoughts end with the first newline, and cost what is drawn of them."""
+    words = ["rollout.options.modes.thinks=plan", "rollout.options.modes.answers=list", "rollout.options.modes.most=3"]
+    config = config_of("rollout=modes", *words, "trainer.rl.updates=2", "trainer.rl.num_iterations=1")
+    trainer, found, batches = rollouts(config, start, mini, tmp_path)
+    newlines = trainer.scorer.reader.newlines_per_token
+    forced = len(trainer.processing_class("plan", add_special_tokens=False)["input_ids"])
+    for collected, batch in zip(found, batches, strict=True):
+        assert batch["mode"].tolist() == [1, 1, 0, 0] * len(collected.groups)
+        for place, row in enumerate(batch["segment"].tolist()):
+            ids, member = batch["completion_ids"][place], collected.members[place]
+            said = sum(code == PLAN for code in row)
+            assert row[: len(member.segments)] == list(member.segments) and not any(row[len(member.segments) :])
+            if batch["mode"][place]:
+                assert row[:forced] == [MODE] * forced and 0 < said <= 4
+                assert newlines[ids[forced + said - 1]] and not newlines[ids[: forced + said - 1]].any()
+            else:
+                assert said == 0 and set(row[: len(member.segments)]) == {MODE}
+        # The words are not drawn, and thoughts are cut after they have been drawn.
+        assert collected.spent.tokens > sum(len(m.ids) - sum(c == MODE for c in m.segments) for m in collected.members)
 
 
 def test_beam_groups_are_the_lists_of_a_search(mini, start, tmp_path):

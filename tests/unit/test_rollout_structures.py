@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from rlbench.lists.reader import UnitLayout
 from rlbench.objective import Objective, Rollout
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.running.checks import check_config
-from rlbench.sampling.members import Beginning, Member, ReadList, TreeLevel
-from rlbench.sampling.structures import edited, expert, flat, levels_of, perturbed, prefix, tree
+from rlbench.sampling.members import MODE, PLAN, Beginning, Member, ReadList, TreeLevel
+from rlbench.sampling.structures import edited, expert, flat, levels_of, modes, perturbed, planned, prefix, tree
 from rlbench.training.collecting import level_of_tokens
 from tests.conftest import composed
 
@@ -36,8 +37,21 @@ class Writer:
             while not (ids and ids[-1] == END) and len(ids) // 2 < (until or N):
                 self.numbers += 1
                 ids += [self.numbers, len(ids) // 2]
-            found.append(Member(ids if until or ids[-1] == END else [*ids, END]))
+            ended = ids if until or ids[-1] == END else [*ids, END]
+            found.append(replace(start.written, ids=ended))
         return found
+
+    def begin(self, words: str) -> Member:
+        return Member([-ord(letter) for letter in words])
+
+    def line(self, starts: Sequence[Beginning], most: int) -> list[Member]:
+        """Every line has `most` tokens."""
+        self.calls.append((len(starts), "line"))
+        made = []
+        for start in starts:
+            self.numbers += most
+            made.append(replace(start.written, ids=[*start.written.ids, *range(self.numbers - most, self.numbers)]))
+        return made
 
 
 def shared(a: Member, b: Member) -> int:
@@ -74,6 +88,26 @@ def test_leaves_share_the_path_to_their_last_common_node() -> None:
             for j in range(8):
                 if i != j:
                     assert shared(group[i], group[j]) == (4 if i // 2 == j // 2 else 2 if i // 4 == j // 4 else 0)
+
+
+def test_half_of_a_group_thinks_first() -> None:
+    desk = Writer()
+    groups = modes(3, 4, desk, thinks="T", answers="L", most=2)
+    assert desk.calls == [(6, "line"), (12, None)]
+    for group in groups:
+        assert [member.mode for member in group] == [1, 1, 0, 0]
+        assert [member.segments for member in group] == [(MODE, PLAN, PLAN)] * 2 + [(MODE, MODE)] * 2
+        assert [member.ids[0] for member in group] == [-ord("T")] * 2 + [-ord("L")] * 2
+        assert group[2].ids[1] == -ord("\n") and len({tuple(member.ids) for member in group}) == 4
+
+
+def test_every_member_has_a_plan_of_its_own() -> None:
+    desk = Writer()
+    groups = planned(2, 3, desk, words="P:", most=3)
+    assert desk.calls == [(6, "line"), (6, None)]
+    plans = [tuple(member.ids[:5]) for group in groups for member in group]
+    assert len(set(plans)) == 6 and {plan[:2] for plan in plans} == {(-ord("P"), -ord(":"))}
+    assert {member.segments for group in groups for member in group} == {(PLAN,) * 5}
 
 
 def some_rollout(prompts: int, size: int) -> Rollout:
@@ -178,6 +212,7 @@ REFUSED = {
     "rollout=tree rollout.options.tree.branch=3": "must be a power of it, such as 27",
     "rollout=tree rollout.options.tree.every=5": "would be behind rank 10",
     "rollout=tree generation.constraint=catalogue": "cannot be continued from its middle or edited",
+    "rollout=modes trainer.rl.group_size=2": "an even trainer.rl.group_size",
     "rollout=tree +rollout.options.tree.brnch=3": "rollout.options.tree.brnch is unknown",
     "sampler=dynamic sampler.rounds=1": "has no effect with sampler.rounds = 1",
     "sampler=pool sampler.rounds=3": "refuses no group",
