@@ -99,11 +99,11 @@ def _problems(where: str, entry: dict[str, Any]) -> list[str]:
 
 def matching(papers: Sequence[PaperEntry], words: Sequence[str]) -> list[PaperEntry]:
     """Papers in whose text every word occurs, whatever its case."""
-    return [
-        paper
-        for paper in papers
-        if all(word.lower() in " ".join([getattr(paper, one.name) for one in fields(PaperEntry)]).lower() for word in words)
-    ]
+    return [paper for paper in papers if all(word.lower() in _text(paper) for word in words)]
+
+
+def _text(paper: PaperEntry) -> str:
+    return " ".join([getattr(paper, one.name) for one in fields(PaperEntry)]).lower()
 
 
 def render(papers: Sequence[PaperEntry]) -> str:
