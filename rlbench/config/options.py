@@ -28,6 +28,7 @@ NonNegative = Annotated[float, Values("a finite number of at least 0", lambda va
 Positive = Annotated[float, Values("a finite number above 0", lambda value: is_finite(value) and value > 0)]
 AtLeastOne = Annotated[float, Values("a finite number of at least 1", lambda value: is_finite(value) and value >= 1)]
 PositiveInt = Annotated[int, Values("a positive whole number", lambda value: _is_whole(value) and value > 0)]
+WholeNumber = Annotated[int, Values("a whole number of at least 0", lambda value: _is_whole(value) and value >= 0)]
 Share = Annotated[float, Values("a number in [0, 1]", lambda value: is_finite(value) and 0 <= value <= 1)]
 
 

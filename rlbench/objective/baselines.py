@@ -230,10 +230,53 @@ def rapo_scale(group: Group) -> torch.Tensor:
     This keeps the size of an update, however many groups have no signal. Adapted to lists: each column of a prompt is a
     group, and all share one factor.
     """
-    best = group.returns.masked_fill(~group.counted, -math.inf).amax(dim=1)
-    worst = group.returns.masked_fill(~group.counted, math.inf).amin(dim=1)
     groups = group.counted.any(dim=1).sum()
-    return group_std(group) * groups / (best > worst).sum().clamp(min=1)
+    return group_std(group) * groups / _differ(group).sum().clamp(min=1)
+
+
+@baselines.piece(shift="invariant", scale="equivariant")
+def gpg(group: Group, *, valid: Literal["varied", "nonzero"] = "varied") -> torch.Tensor:
+    """alpha (R - mean), alpha the number of returns / the number of valid ones (GPG, arXiv 2504.02546).
+
+    Returns without a gradient no longer make the update smaller. Adapted to lists: all columns share one alpha.
+
+    Args:
+        valid: varied counts the returns of groups that differ, as the paper does; nonzero counts those that are not 0,
+            as verl's `gpg` does.
+    """
+    if valid == "varied":
+        good = _differ(group).expand_as(group.counted) & group.counted
+    else:
+        good = group.counted & (_kept(group.returns, group.counted) != 0)
+    return _centred(group.returns, group.counted) * group.counted.sum() / good.sum().clamp(min=1)
+
+
+@baselines.piece(needs=("old_logps",), shift="invariant", scale="invariant")
+def windowed(
+    group: Group, *, anchor: AtLeastOne = 2.0, width: AtLeastOne = 2.0, temperature: Positive = 1.0
+) -> torch.Tensor:
+    """`group_std`, where the negative advantages near a place in the order of likelihood weigh most (TAWin, arXiv
+    2604.22504, which maximises a windowed partial AUC; after notes).
+
+    The n members with negative advantages are ordered by mean log-probability, the likeliest at place 1; ties share
+    their mean place. With x = -|place - anchor|, a weight is min(1, exp((x - lambda) / temperature)), lambda such that
+    the weights sum to `width`. They are then divided by their mean, so that they sum to n. With width >= n this is
+    `group_std`. Positive advantages keep their weight 1.
+
+    Adapted to lists: the paper orders items that a beam search found, each right or wrong. A list or a rank is wrong
+    here if its advantage is negative. Units without tokens are left out of the order and keep their advantage.
+
+    Args:
+        anchor: the place at the middle of the window. The paper's best were 2 for Recall@3 and 4 for Recall@5.
+        width: number of members in the window. The paper's is not known to us.
+        temperature: how softly the window ends; 1 in the paper.
+    """
+    advantages = group_std(group)
+    negative = group.counted & (group.unit_tokens > 0) & (advantages < 0)
+    likely = _kept(group.log_confidence, negative)
+    distances = (1 + _mean_rank(-likely, negative) - anchor).abs()
+    weights = _soft_window(-distances / temperature, negative, width)
+    return torch.where(negative, weights * advantages, advantages)
 
 
 @baselines.piece(needs=("old_logps",), shift="invariant", scale="equivariant")
@@ -312,6 +355,13 @@ def _centred(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     return _kept(apart - _mean(apart, counted), counted)
 
 
+def _differ(group: Group) -> torch.Tensor:
+    """(P, 1, C) bool: whether the counted returns of a group differ."""
+    best = group.returns.masked_fill(~group.counted, -math.inf).amax(dim=1, keepdim=True)
+    worst = group.returns.masked_fill(~group.counted, math.inf).amin(dim=1, keepdim=True)
+    return best > worst
+
+
 def _std(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """(P, 1, C) unbiased standard deviation of a group's counted values; 0 if fewer than two are counted."""
     if counted.all() and values.size(1) > 1:
@@ -352,6 +402,27 @@ def _mean_rank(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     where not counted."""
     below, tied = _below_and_tied(values, counted)
     return below + (tied - 1) / 2
+
+
+def _soft_window(x: torch.Tensor, counted: torch.Tensor, width: float) -> torch.Tensor:
+    """(P, G, C) weights min(1, exp(x - lambda)) of the n counted members of a group, divided by their mean; lambda is
+    such that the weights sum to `width` before the division. All are 1 if n <= width. Meaningless where not counted.
+
+    Args:
+        x: (P, G, C).
+        counted: (P, G, C) bool.
+        width: at least 1.
+    """
+    n = _size(counted)
+    x = x.masked_fill(~counted, -math.inf)
+    order = x.sort(dim=1, descending=True).values
+    # If the m largest weights are 1, then lambda = log(sum of exp(x) of the others / (width - m)). Take the smallest m
+    # for which no other weight is above 1.
+    left = (width - torch.arange(x.size(1), device=x.device, dtype=x.dtype)).clamp(min=0).log()[:, None]
+    bound = order.flip(1).logcumsumexp(1).flip(1) - left
+    first = (order <= bound).to(x.dtype).argmax(dim=1, keepdim=True)
+    weights = torch.where(n > width, (x - bound.gather(1, first)).clamp(max=0.0).exp(), 1.0)
+    return weights * n / _kept(weights, counted).sum(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def _share_of_high_half(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rlbench.config.options import Share
+from rlbench.config.options import Share, WholeNumber
 from rlbench.lists import metrics
 from rlbench.lists.reader import UnitLayout
 from rlbench.objective.pieces import credits
@@ -135,8 +135,8 @@ def swap(given: CreditInputs) -> torch.Tensor:
     """(B, N) drop of the list's NDCG@N if rank k is swapped with a later rank, mean over these; 0 for rank N.
 
     With discounts w, this is (rel_k - rel_j)(w_k - w_j) for each j > k. A miss costs what the hits below it would gain
-    in its place. Inspired by FlexRec (arXiv 2603.11901), whose counterfactual exchanges an item with the rest of the
-    pool.
+    in its place. Inspired by FlexRec (arXiv 2603.11901), whose counterfactual exchanges an item with all remaining
+    candidates; `swap_pool` does, and this stays inside the list.
     """
     n = given.gains.size(1)
     weights = _discounts(n, given.hits)
@@ -147,6 +147,30 @@ def swap(given: CreditInputs) -> torch.Tensor:
     )
     lost = given.hits * weights * later - given.hits * sum_w - weights * sum_rel + sum_both
     return lost / later.clamp(min=1) / _ideal(given)[:, None] + given.scores[:, None]
+
+
+@credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="hits", signed=True)
+def swap_pool(given: CreditInputs, *, outside: WholeNumber = 80) -> torch.Tensor:
+    """(B, N) drop of the list's NDCG@N if rank k is swapped with a remaining candidate, mean over these: the items at
+    later ranks and `outside` candidates that the list lacks (FlexRec, arXiv 2603.11901; inspired by: abstract only).
+
+    A swap with a candidate outside changes (rel_k - rel_j) w_k. The relevant items that the list lacks are among these
+    candidates, at most `outside` of them. So a miss at rank 1 also costs what these would have gained there, which
+    `swap` does not count. With outside = 0 it equals `swap`.
+
+    Adapted to lists: the paper ranks a fixed set of candidates to its end. Here the list is written freely, so only the
+    number of candidates outside is set.
+
+    Args:
+        outside: number of candidates that the list lacks. 80 and 20 ranks make a pool of 100; ours.
+    """
+    n = given.gains.size(1)
+    weights = _discounts(n, given.hits)
+    later = (n - 1 - torch.arange(n, device=weights.device)).to(weights)
+    missing = (given.n_truth.to(given.hits) - given.hits.sum(dim=1)).clamp(min=0, max=outside)
+    replaced = weights * (given.hits * outside - missing[:, None])
+    within = (swap(given) - given.scores[:, None]) * _ideal(given)[:, None] * later
+    return (within + replaced) / (later + outside).clamp(min=1) / _ideal(given)[:, None] + given.scores[:, None]
 
 
 def _sum_of_later(values: torch.Tensor) -> torch.Tensor:

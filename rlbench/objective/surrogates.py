@@ -333,6 +333,21 @@ def rover(inputs: LossInputs, log_ratio: torch.Tensor, *, rho: Positive = 1.0) -
     return _unbounded((q - (inputs.advantages + following).detach()).square())
 
 
+@surrogates.piece(clips=False, uses_ratio=True, needs_reference=False, regression=True)
+def dro(inputs: LossInputs, log_ratio: torch.Tensor, *, beta: Positive = 0.1) -> Surrogate:
+    """-(A log pi - beta / 2 (log w)^2), a quadratic penalty in place of a bound (DRO, arXiv 2405.19107, as verl's
+    `dro`).
+
+    Its gradient is that of beta / 2 (log w - A / beta)^2, so it fits log-ratios to advantages. The paper compares with
+    the reference, verl with the rollout policy. Intended for centred returns that are not divided by a standard
+    deviation: the paper's A is R minus a learned value.
+
+    Args:
+        beta: the paper's tau. .1 is the default of a loss that follows verl's; verl requires a choice.
+    """
+    return _unbounded(beta / 2 * log_ratio.square() - inputs.advantages * _logps(inputs))
+
+
 @surrogates.piece(clips=False, uses_ratio=False, needs_reference=False, vanishes=True)
 def reinforce(inputs: LossInputs, log_ratio: torch.Tensor) -> Surrogate:
     """-A log pi (Williams 1992)."""

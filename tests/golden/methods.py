@@ -367,6 +367,36 @@ def reinforce_pp_baseline(b: Batch) -> Loss:
     return grpo_loss(b, over_all_tokens(b, in_groups(rewards(b), centred)))
 
 
+def soft_window(x: Sequence[float], width: float) -> list[float]:
+    """min(1, exp(x - lambda)) over their mean, where lambda makes them sum to the width; found by bisection."""
+    if len(x) <= width:
+        return [1.0] * len(x)
+    low, high = min(x) - 60.0, max(x) + 60.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        if sum(min(1.0, math.exp(value - middle)) for value in x) > width:
+            low = middle
+        else:
+            high = middle
+    weights = [min(1.0, math.exp(value - low)) for value in x]
+    return [weight / mean(weights) for weight in weights]
+
+
+@method
+def tawin(b: Batch) -> Loss:
+    """Negative A <- w A, w a soft window of 2 around place 2 in the order of likelihood (after arXiv 2604.22504)."""
+    r, likelihood = rewards(b), [mean(row) for row in b.old]
+
+    def formula(group):
+        a = dict(zip(group, z_score([r[i] for i in group]), strict=True))
+        bad = sorted((i for i in group if a[i] < 0), key=lambda i: -likelihood[i])
+        window = soft_window([-abs(place - 2.0) / 1.0 for place in range(1, len(bad) + 1)], 2.0)
+        weight = dict(zip(bad, window, strict=True))
+        return [weight.get(i, 1.0) * a[i] for i in group]
+
+    return grpo_loss(b, in_groups(b.lists, formula))
+
+
 @method
 def clpo_kl(b: Batch) -> Loss:
     """GRPO with half the KL if at most .3 of the group is solved (arXiv 2509.25004, there on rewritten prompts)."""
@@ -684,6 +714,23 @@ def humanline(b: Batch) -> Loss:
 
 
 @method
+def gpg(b: Batch) -> Loss:
+    """B / (B - M) (R - mean) log pi, a mean over tokens; M lists are in groups without differences (arXiv
+    2504.02546)."""
+    r = rewards(b)
+    valid = sum(max(r[start : start + G]) > min(r[start : start + G]) for start in range(0, len(r), G)) * G
+    a = [len(r) / valid * x for x in in_groups(r, centred)]
+    return over_tokens(b, lambda pi, i, t: a[i] * pi.lp[i][t])
+
+
+@method
+def dro(b: Batch) -> Loss:
+    """A log pi - .1 / 2 (log w)^2, a mean over tokens, A = R - mean (verl)."""
+    a = in_groups(rewards(b), centred)
+    return over_tokens(b, lambda pi, i, t: a[i] * pi.lp[i][t] - 0.1 / 2 * log_w(b, pi, i, t) ** 2)
+
+
+@method
 def reinforce(b: Batch) -> Loss:
     """(R - mean) log pi."""
     a = in_groups(rewards(b), centred)
@@ -775,6 +822,29 @@ def swap_rank(b: Batch) -> Loss:
     def value(i, k):
         later = [j for j in ranks() if j > k]
         return mean(ndcg(b, i, ranks()) - ndcg(b, i, exchanged(k, j)) for j in later) if later else 0.0
+
+    return rank_grpo_loss(b, value)
+
+
+@method
+def swap_pool_rank(b: Batch) -> Loss:
+    """r_ik = mean over the candidates j behind rank k of NDCG(all) - NDCG(all, k and j exchanged). Behind the list are
+    80 candidates, among them all relevant ones that it lacks."""
+
+    def dcg_of(rel):
+        return sum(x / math.log2(place + 1) for place, x in enumerate(rel[:N], start=1))
+
+    def value(i, k):
+        rel = [b.rel(i, place) for place in ranks()]
+        missing = b.n_truth[i] - sum(rel)
+        pool = rel + [1] * missing + [0] * (80 - missing)
+        ideal = dcg_of([1] * min(b.n_truth[i], N))
+        drops = []
+        for j in range(k, len(pool)):
+            swapped = list(pool)
+            swapped[k - 1], swapped[j] = swapped[j], swapped[k - 1]
+            drops.append((dcg_of(pool) - dcg_of(swapped)) / ideal)
+        return mean(drops)
 
     return rank_grpo_loss(b, value)
 

@@ -248,6 +248,7 @@ SILENT = {
     ("dppo_kl", "cap"): "no ratio is near it",
     ("dppo_tv", "cap"): "no ratio is near it",
     ("grpo_passk", "low"): "no advantage is negative",
+    ("tawin", "temperature"): "two places are equally near to the anchor, and share what the window leaves",
     ("verl_erank", "ema"): "a matter of the next update",
 }
 """Numbers that can change somewhat without effect on so small a batch."""

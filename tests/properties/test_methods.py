@@ -222,6 +222,20 @@ IDENTITIES = {
         as_it_is,
         1e-12,
     ),
+    "GPG is REINFORCE over tokens": (
+        ["gpg"],
+        ["reinforce", "aggregation=token_mean"],
+        where_every_group_differs,
+        1e-12,
+    ),
+    "TAWin with a window around everyone is GRPO": (["tawin", "options.windowed.width=9"], ["grpo"], as_it_is, 1e-12),
+    "swaps with a pool of the list alone stay in the list": (
+        ["swap_pool_rank", "options.swap_pool.outside=0"],
+        ["swap_rank"],
+        as_it_is,
+        1e-9,
+    ),
+    "on policy DRO is REINFORCE over tokens": (["dro"], ["reinforce", "aggregation=token_mean"], on_policy, 1e-12),
     "GSPO-token is GSPO": (["gspo_token"], ["gspo"], as_it_is, 1e-12),
     "on policy GSPO is GRPO": (["gspo"], ["grpo"], on_policy, 1e-12),
     "on policy the ratio of ranks is that of tokens, over tokens": (

@@ -1,8 +1,9 @@
 """docs/algorithms.md agrees with the code and the YAML files."""
 
-from rlbench.objective.page import PAGE, render
+from rlbench.config.schema import POLICY_OPTIMISATION
+from rlbench.objective.page import PAGE, ROOT, render
 from rlbench.objective.pieces import PLACES
-from rlbench.running.cli import groups
+from rlbench.running.cli import groups, methods
 
 
 def test_the_page_is_current():
@@ -14,6 +15,11 @@ def test_it_names_every_method_and_every_piece():
     page = PAGE.read_text(encoding="utf-8")
     for name in [*groups()["algorithm"], *(piece for place in PLACES for piece in place)]:
         assert f"`{name}`" in page, name
+
+
+def test_the_readme_counts_the_methods():
+    others = len(methods(POLICY_OPTIMISATION)) - 1
+    assert f"(GRPO and {others} others)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_stale_table_is_written_anew():

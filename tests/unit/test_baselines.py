@@ -10,6 +10,7 @@ import torch
 from rlbench.objective.baselines import STD_EPSILON
 from rlbench.objective.inputs import Group
 from rlbench.objective.pieces import baselines
+from tests.golden.methods import soft_window
 
 P, C = 4, 3
 METRICS = ("tokens", "entries", "entropy", "confidence", "popularity", "in_catalog", "duplicates")
@@ -195,6 +196,26 @@ def loop_c2gspg(members):
     return [(m.r - average) / (1 - c + 1e-6) for m, c in zip(members, confidences, strict=True)]
 
 
+def loop_windowed(members, anchor=2.0, width=2.0, temperature=1.0):
+    advantages = loop_group_std(members)
+    bad = [i for i, (m, a) in enumerate(zip(members, advantages, strict=True)) if m.tokens and a < 0]
+    places = mean_ranks([-members[i].log_confidence for i in bad])
+    x = [-abs(place + 1 - anchor) / temperature for place in places]
+    for i, weight in zip(bad, soft_window(x, width), strict=True):
+        advantages[i] *= weight
+    return advantages
+
+
+def loop_gpg(members, valid="varied"):
+    columns = columns_of(members)
+    if valid == "varied":
+        good = sum(len(c) for c in columns if len(set(rewards(c))) > 1)
+    else:
+        good = sum(m.r != 0 for m in members)
+    advantages = {id(m): a for c in columns for m, a in zip(c, loop_group_mean(c), strict=True)}
+    return [len(members) / max(good, 1) * advantages[id(m)] for m in members]
+
+
 def loop_batch_std(members):
     scale = std(rewards(members)) + 1e-4
     means = {(c[0].prompt, c[0].column): mean(rewards(c)) for c in columns_of(members)}
@@ -253,18 +274,28 @@ OF_COLUMNS = {
     "max_rl": loop_max_rl,
     "pass_at_k": loop_pass_at_k,
     "c2gspg": loop_c2gspg,
+    "windowed": loop_windowed,
 }
 OF_BATCHES = {
     "batch_std": loop_batch_std,
     "reinforce_pp": loop_reinforce_pp,
     "reinforce_pp_baseline": loop_reinforce_pp_baseline,
     "rapo_scale": loop_rapo_scale,
+    "gpg": loop_gpg,
 }
 OPTIONS = {
     "group_std": [{}, {"epsilon": 0.01}, {"epsilon": 0.01, "deviation": "population"}],
     "risk_seeking": [{}, {"beta": 0.1}, {"beta": 20.0}],
     "unlikeliness": [{}, {"beta_rank": 0.0}, {"beta_rank": 1.0}],
     "pass_at_k": [{}, {"by_std": False}],
+    "gpg": [{}, {"valid": "nonzero"}],
+    "windowed": [
+        {},
+        {"anchor": 1.0, "width": 1.0},
+        {"anchor": 3.0, "width": 3.5, "temperature": 0.2},
+        {"width": 2.0, "temperature": 0.003},
+        {"width": 100.0},
+    ],
     "effective_rank": [{}, {"kappa": 1.0, "ema": 0.9}],
     "conditional_split": [
         {},
@@ -345,6 +376,10 @@ PROMISES = {
     ("pass_at_k", ("by_std", False)): Promise(scaled="as much", sums_to_zero=False),
     ("rapo_scale",): Promise(apart=False),
     ("c2gspg",): Promise(scaled="as much", sums_to_zero=False),
+    ("gpg",): Promise(scaled="as much", apart=False),
+    ("gpg", ("valid", "nonzero")): Promise(shifted="other", scaled="as much", apart=False),
+    ("windowed",): Promise(sums_to_zero=False),
+    ("windowed", ("width", 100.0)): Promise(),
     ("effective_rank",): Promise(sums_to_zero=False),
 }
 PROMISED = [(key[0], dict(key[1:]), promise) for key, promise in PROMISES.items()]
@@ -623,6 +658,29 @@ def test_rapo_scale_is_group_std_where_every_group_differs():
     torch.testing.assert_close(baseline("rapo_scale", group), 2 * baseline("group_std", group))
 
 
+def test_gpg_is_the_group_mean_where_every_group_differs():
+    group = random_group(6, counted="all")
+    group.returns[0, :, 1] = torch.arange(6)
+    close(baseline("gpg", group), baseline("group_mean", group))
+    nonzero = replace(group, returns=group.returns + 1)
+    close(baseline("gpg", nonzero, valid="nonzero"), baseline("group_mean", nonzero))
+
+
+@pytest.mark.parametrize(("width", "anchor"), [(1.0, 3.0), (2.0, 2.4), (3.0, 4.0)])
+def test_a_hard_window_keeps_its_members_alone(width, anchor):
+    """As the temperature goes to 0, the members nearest to the anchor share the weight of all."""
+    group = random_group(8, counted="all")
+    group.returns[:] = 0.0
+    group.returns[:, 0] = 1.0
+    group.unit_tokens[:] = 1
+    group.log_confidence[:] = -torch.arange(8.0)[None, :, None] / 8  # bad lists from the likeliest on
+    found = baseline("windowed", group, anchor=anchor, width=width, temperature=1e-4)[0, 1:, 0]
+    plain = baseline("group_std", group)[0, 1, 0]
+    near = sorted(sorted(range(7), key=lambda i: abs(i + 1 - anchor))[: int(width)])
+    assert (found < -1e-9).nonzero().squeeze(1).tolist() == near
+    close(found[near], (plain * 7 / width).expand(len(near)))
+
+
 def test_lists_of_one_length_make_of_opo_the_group_mean():
     group = random_group(6)
     close(baseline("opo", replace(group, unit_tokens=torch.full((P, 6, C), 7))), baseline("group_mean", group))
@@ -650,7 +708,7 @@ def test_several_best_are_no_better_than_each_other():
 
 def test_what_needs_the_rollouts_log_probabilities_says_so():
     needing = {name: baselines[name].needs for name in baselines if baselines[name].needs}
-    of_logps = dict.fromkeys(("unlikeliness", "conditional_split", "c2gspg"), ("old_logps",))
+    of_logps = dict.fromkeys(("unlikeliness", "conditional_split", "c2gspg", "windowed"), ("old_logps",))
     assert needing == {**of_logps, "effective_rank": ("hidden_states",)}
 
 

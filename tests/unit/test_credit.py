@@ -17,6 +17,7 @@ from rlbench.objective.credit import (
     spread_both,
     spread_phases,
     swap,
+    swap_pool,
     two_phase,
 )
 
@@ -70,6 +71,27 @@ def test_swap_against_the_list_with_two_ranks_exchanged(hits, n_truth):
     values = [[worth(hits, range(n), n_truth) - exchanged(k, j) for j in range(k + 1, n)] for k in range(n)]
     means = [sum(of_k) / max(len(of_k), 1) for of_k in values]
     assert (swap(given(hits, n_truth))[0] - 0.25).tolist() == pytest.approx(means, abs=1e-12)
+
+
+@pytest.mark.parametrize("outside", [1, 4, 30])
+@pytest.mark.parametrize(("hits", "n_truth"), CASES)
+def test_swap_pool_against_the_list_with_a_rank_and_a_candidate_exchanged(hits, n_truth, outside):
+    n, missing = len(hits), min(n_truth - sum(hits), outside)
+    pool = hits + [1] * missing + [0] * (outside - missing)
+
+    def exchanged(k, j):
+        swapped = list(pool)
+        swapped[k], swapped[j] = swapped[j], swapped[k]
+        return worth(swapped[:n], range(n), n_truth)
+
+    values = [[worth(hits, range(n), n_truth) - exchanged(k, j) for j in range(k + 1, len(pool))] for k in range(n)]
+    means = [sum(of_k) / len(of_k) for of_k in values]
+    assert (swap_pool(given(hits, n_truth), outside=outside)[0] - 0.25).tolist() == pytest.approx(means, abs=1e-12)
+
+
+@pytest.mark.parametrize(("hits", "n_truth"), CASES)
+def test_swap_pool_without_candidates_outside_is_swap(hits, n_truth):
+    torch.testing.assert_close(swap_pool(given(hits, n_truth), outside=0), swap(given(hits, n_truth)))
 
 
 def test_a_hybrid_is_the_list_beside_its_ranks():

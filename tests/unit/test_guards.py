@@ -71,7 +71,10 @@ REFUSED = {
             ["reward.terms.ndcg.scaled_by", "'ordinal'"],
         ),
     ],
-    "regression_with_kl": [(["algorithm=rover", "algorithm.kl.beta=0.01"], ["kl.beta = 0.01", "'rover'"])],
+    "regression_with_kl": [
+        (["algorithm=rover", "algorithm.kl.beta=0.01"], ["kl.beta = 0.01", "'rover'"]),
+        (["algorithm=dro", "algorithm.kl.beta=0.01"], ["kl.beta = 0.01", "'dro'"]),
+    ],
     "kl_without_gradient": [
         (["algorithm=grpo", "algorithm.kl.estimator=k1"], ["kl.estimator = 'k1'", "beta = 0.001", "k2 or k3"]),
     ],

@@ -331,6 +331,26 @@ def test_alp_is_composed_of_a_term_a_scale_and_a_weight():
         assert penalty[i].item() == pytest.approx(-beta * tokens * max(p_solved, 1 / 3) / n, rel=1e-14)
 
 
+def test_safe_rank_penalises_an_entry_at_its_own_rank_alone():
+    """Safe-Rank-GRPO's published code: hit_k - 1 if rank k is unsafe, and 1 or -|n - N| / N for all ranks."""
+    reward = composed("reward=safe_rank").reward
+    lists = judged()
+    values = {name: TERMS[name].function(lists, FACTS) for name in reward.terms}
+    weight = {name: term["weight"] for name, term in reward.terms.items()}
+    own = tail_returns(
+        torch.from_numpy(sum(weight[name] * values[name] for name in ("relevance", "seen"))), reward.gamma
+    )
+    found = own + weight["length"] * torch.from_numpy(values["length"])[:, None]
+    n = lists.hits.shape[1]
+    assert values["seen"].any()
+    for i in range(len(lists)):
+        entries = int(lists.n_entries[i])
+        count = 1.0 if entries == n else -abs(entries - n) / n
+        for k in range(n):
+            unsafe = lists.of_verdict("seen")[i, k]
+            assert found[i, k].item() == pytest.approx(lists.hits[i, k] - (1.0 if unsafe else 0.0) + count)
+
+
 def test_solve_rate_is_at_least_one_success():
     rate = solve_rate(torch.tensor([False] * 4 + [True, False, True, True]), 4)
     assert rate.tolist() == [0.25] * 4 + [0.75] * 4

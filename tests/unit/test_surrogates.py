@@ -133,6 +133,10 @@ def slow_rover(s, i, t, rho):
     return (rho * (s.lp[i][t] - s.old[i][t]) - (s.a[i][t] + value)) ** 2
 
 
+def slow_dro(s, i, t, beta):
+    return -(s.a[i][t] * s.lp[i][t] - beta / 2 * s.log_ratio(i, t) ** 2)
+
+
 def slow_reinforce(s, i, t):
     return -s.a[i][t] * s.lp[i][t]
 
@@ -153,6 +157,7 @@ CASES = {
     "topr": ({"split": "score"}, slow_topr),
     "humanline": ({"log_epsilon_p": -1.0, "log_epsilon_r": 1.0, **BOUNDS}, slow_humanline),
     "rover": ({"rho": 0.8}, slow_rover),
+    "dro": ({"beta": 0.3}, slow_dro),
     "reinforce": ({}, slow_reinforce),
     "log_confidence": ({}, slow_reinforce),
 }
@@ -273,6 +278,16 @@ def test_facts_are_true(name):
     assert (not torch.equal(applied(name, other_reference).loss, loss)) == facts["needs_reference"]
     flags = applied(name, inputs)
     assert bool((flags.at_low | flags.at_high).any()) == facts["clips"]
+
+
+def test_dro_fits_log_ratios_to_advantages():
+    """beta / 2 (log w - A / beta)^2 has its gradient."""
+    inputs, weights = loss_inputs(), random_weights()
+
+    def fit(given):
+        return (0.3 / 2 * (given.log_ratio - given.advantages / 0.3).square() * weights * given.mask).sum()
+
+    torch.testing.assert_close(gradient(fit, inputs), gradient(per_token_total("dro", weights), inputs))
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 1e30])
