@@ -55,13 +55,21 @@ def check_start(config: Config) -> list[str]:
     if config.stages[-2:] != ("sft", "rl"):
         return []
     run = locate(config, "sft")
-    there = (run.final_model / "config.json").is_file() and any(run.final_model.glob("*.safetensors"))
-    if run.status() != DONE or there:
+    if run.status() != DONE or not (missing := _missing_of_a_model(run.final_model)):
         return []
     return [
-        f"{run.final_model} is missing, but RL starts from it. Restore it, or move {run.root} away and run the same "
-        "command again to repeat that stage"
+        f"{missing} is missing, but RL starts from it. Restore it, or move {run.root} away and run the same command "
+        "again to repeat that stage"
     ]
+
+
+def _missing_of_a_model(folder: Path) -> Path | None:
+    """The folder, or the file that a model cannot be without; None where all are there."""
+    if not folder.is_dir():
+        return folder
+    if not (folder / "config.json").is_file():
+        return folder / "config.json"
+    return None if any(folder.glob("*.safetensors")) else folder / "*.safetensors"
 
 
 def curve_problems(run: Run, every: int, missing: Sequence[int]) -> list[str]:
