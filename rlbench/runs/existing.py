@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlbench.base.content import SHOWN
+from rlbench.base.digests import read_list
 from rlbench.base.records import PUT_BACK, Damaged
 from rlbench.config.plugins import load_plugins, plugin_digests, used_by
 from rlbench.config.schema import Config
@@ -58,18 +59,23 @@ def check_start(config: Config) -> list[str]:
     if run.status() != DONE or not (missing := _missing_of_a_model(run.final_model)):
         return []
     return [
-        f"{missing} is missing, but RL starts from it. Restore it, or move {run.root} away and run the same command "
-        "again to repeat that stage"
+        f"{missing}, but RL starts from it. Restore it, or move {run.root} away and run the same command again to "
+        "repeat that stage"
     ]
 
 
-def _missing_of_a_model(folder: Path) -> Path | None:
-    """The folder, or the file that a model cannot be without; None where all are there."""
+def _missing_of_a_model(folder: Path) -> str:
+    """Say which file of a saved model is missing, or "". Other damage is found when the model is loaded."""
     if not folder.is_dir():
-        return folder
-    if not (folder / "config.json").is_file():
-        return folder / "config.json"
-    return None if any(folder.glob("*.safetensors")) else folder / "*.safetensors"
+        return f"{folder} is missing"
+    try:
+        names = list(read_list(folder))
+    except Damaged:
+        names = []
+    for name in (*names, "config.json"):
+        if not (folder / name).is_file():
+            return f"{folder / name} is missing"
+    return "" if any(folder.glob("*.safetensors")) else f"{folder} has no weights (*.safetensors)"
 
 
 def curve_problems(run: Run, every: int, missing: Sequence[int]) -> list[str]:
