@@ -171,7 +171,21 @@ def list_terms(
         "in_catalog_share": inside / len(verdicts) if verdicts else 0.0,
         "format": n_entries / n_lines if n_lines else 0.0,
         "length": 1.0 if n_entries == n else -abs(n_entries - n) / n,
+        "ndcg_steps": _steps(measured[f"ndcg@{n}"]),
+        "recommendable_at_least": float(_recommendable(verdicts) >= 0.8),
     }
+
+
+def _steps(ndcg: float) -> float:
+    """The term `ndcg_steps`."""
+    if ndcg >= 0.5 - 1e-9:
+        return 1.0
+    return 0.3 if ndcg >= 0.25 - 1e-9 else 0.0
+
+
+def _recommendable(verdicts: Sequence[str]) -> float:
+    """Share of hits and misses, 0 without entries."""
+    return sum(verdict in ("hit", "miss") for verdict in verdicts) / len(verdicts) + 1e-9 if verdicts else 0.0
 
 
 def tokens(n_tokens: int, normaliser: float) -> float:

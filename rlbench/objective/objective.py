@@ -30,7 +30,7 @@ from rlbench.objective.shaping import SHAPINGS
 from rlbench.objective.surrogates import clip_shares
 from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
 from rlbench.rewards.batch import RewardBatch
-from rlbench.rewards.combine import COMBINERS, solve_rate, weighted_sum
+from rlbench.rewards.combine import COMBINERS, FACTORS, weighted_sum
 from rlbench.rewards.returns import tail_returns
 
 
@@ -237,8 +237,7 @@ class Objective:
     def _of_terms(
         self, rewards: RewardBatch, group_size: int, returns_of: Callable[[CreditInputs], torch.Tensor]
     ) -> torch.Tensor:
-        """Returns of each term, scaled by the solve rate if the term says so: (B, M, C)."""
-        solved = solve_rate(rewards.success, group_size)
+        """Returns of each term, scaled by a factor of its group if the term says so: (B, M, C)."""
         of_terms = []
         for m, term in enumerate(self.reward.terms.values()):
             returns = returns_of(
@@ -246,7 +245,10 @@ class Objective:
                     rewards.gains[:, m], rewards.scores[:, m], rewards.hits, rewards.n_truth, self.reward.gamma
                 )
             )
-            of_terms.append(returns * solved.to(returns)[:, None] if term.get("scaled_by") == "solve_rate" else returns)
+            if term.get("scaled_by") is not None:
+                factor = FACTORS[term["scaled_by"]](rewards.success, group_size)
+                returns = returns * factor.to(returns)[:, None]
+            of_terms.append(returns)
         return torch.stack(of_terms, dim=1)
 
     def unit_advantages(

@@ -30,6 +30,23 @@ def solve_rate(success: torch.Tensor, group_size: int) -> torch.Tensor:
     return shares.clamp(min=1 / group_size).repeat_interleave(group_size)
 
 
+def moderate_difficulty(success: torch.Tensor, group_size: int) -> torch.Tensor:
+    """exp(-(s - 1/2)^2 / (2 (1/6)^2)) of the group's solve rate s if 0 < s < 1, else 0 (SPELL, arXiv 2509.23863).
+
+    The paper rewards the questioner with it, so that questions are neither too easy nor too hard.
+
+    Args:
+        success: (B,) bool.
+        group_size: G.
+
+    Returns:
+        (B,) float64, the same for all members of a group.
+    """
+    solved = success.view(-1, group_size).double().mean(dim=1)
+    bump = torch.exp(-((solved - 0.5) ** 2) / (2 * (0.5 / 3) ** 2))
+    return torch.where((solved > 0) & (solved < 1), bump, 0.0).repeat_interleave(group_size)
+
+
 def weighted_sum(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """(B, M, C), (M,) -> (B, C)."""
     return (values * weights[:, None]).sum(dim=1)
@@ -101,3 +118,8 @@ COMBINERS: dict[str, Combiner] = {
     "normalise_then_sum": normalise_then_sum,
     "power_mean": power_mean,
 }
+FACTORS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "solve_rate": solve_rate,
+    "moderate": moderate_difficulty,
+}
+"""Factors of a list term's score by their name in `scaled_by`: (success (B,), G) -> (B,)."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlbench.base.errors import BadInput
 from rlbench.config.options import filled
 from rlbench.config.schema import RewardConfig
 from rlbench.lists.entries import Item, ParsedText
@@ -14,9 +15,11 @@ from rlbench.lists.item_facts import ItemFacts
 from rlbench.lists.metrics import list_metrics
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Judge, JudgedLists, Verdict
+from rlbench.models.batches import padded
+from rlbench.rewards.answers import Answers, Policy
 from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.rewards.success import success
-from rlbench.rewards.terms import TERMS, term_options
+from rlbench.rewards.terms import TERMS, Term, term_options
 from rlbench.rewards.values import checked_totals, checked_values
 
 
@@ -30,20 +33,28 @@ class ScoredList:
     finished: bool
 
 
-def score(lists: JudgedLists, facts: ItemFacts, reward: RewardConfig, texts: Sequence[str] = ()) -> RewardBatch:
+def score(
+    lists: JudgedLists,
+    facts: ItemFacts,
+    reward: RewardConfig,
+    texts: Sequence[str] = (),
+    answers: Answers | None = None,
+) -> RewardBatch:
     """Evaluate every term of a reward on B judged lists.
 
     Args:
         texts: the lists as text, for messages.
+        answers: what terms may ask about the lists; None if nobody can answer.
 
     Raises:
-        BadInput: a term returns an invalid value (`checked_values`), or a total is not finite.
+        BadInput: a term returns an invalid value (`checked_values`), a total is not finite, or a term needs answers
+            and there are none.
     """
     b, n = lists.verdicts.shape
     gains, scores = np.zeros((b, len(reward.terms), n)), np.zeros((b, len(reward.terms)))
     for m, (name, options) in enumerate(reward.terms.items()):
         term = TERMS[name]
-        made = filled(term.function, term_options(options))(lists, facts)
+        made = filled(term.function, term_options(options))(lists, facts, *_asked(name, term, answers))
         values = checked_values(name, term, made, lists, texts, negative=reward.combine != "power_mean")
         if term.scope == "rank":
             gains[:, m] = values
@@ -76,6 +87,18 @@ def score(lists: JudgedLists, facts: ItemFacts, reward: RewardConfig, texts: Seq
     )
 
 
+def _asked(name: str, term: Term, answers: Answers | None) -> list[Answers]:
+    """The third argument of a term's function, if it has one."""
+    if not term.needs:
+        return []
+    if answers is None:
+        raise BadInput(
+            f"reward.terms.{name} asks the policy that trains, and there is none here; use it in a run of policy "
+            "optimisation (algorithm=grpo)"
+        )
+    return [answers]
+
+
 class ListScorer:
     """Scores completions and keeps the results for the trainer.
 
@@ -86,6 +109,7 @@ class ListScorer:
         reward: the terms and their weights.
 
     Attributes:
+        policy: answers terms that ask the policy; None if there is none.
         lists: the lists of the latest call, one per completion.
         rewards: gains and scores of every term in the latest call, for the objective.
     """
@@ -97,6 +121,7 @@ class ListScorer:
         self.judge = judge
         self.facts = facts
         self.reward = reward
+        self.policy: Policy | None = None
         self.lists: list[ScoredList] = []
         self.rewards: RewardBatch | None = None
 
@@ -145,11 +170,13 @@ class ListScorer:
         completion_ids: Sequence[Sequence[int]],
         ground_truth: Sequence[Sequence[dict[str, Any]]],
         seen_titles: Sequence[Sequence[str]],
+        prompts: Sequence[Any] = (),
         **_: Any,
     ) -> list[float]:
         """TRL's reward interface: return each list's weighted total, and keep lists, gains and scores.
 
-        The total is not scaled by the solve rate, which needs whole groups. TRL only logs it.
+        The total is not scaled by the solve rate, which needs whole groups. TRL only logs it. Terms that ask the policy
+        need the prompts.
         """
         truths = [[(item["title"], item["year"]) for item in items] for items in ground_truth]
         gains = [
@@ -157,5 +184,14 @@ class ListScorer:
             for items in ground_truth
         ]
         judged, self.lists = self.read(completion_ids, truths, seen_titles, gains)
-        self.rewards = score(judged, self.facts, self.reward, [scored.text for scored in self.lists])
+        answers = None
+        if self.policy is not None and any(TERMS[name].needs for name in self.reward.terms):
+            answers = self._answers(self.policy, prompts, completion_ids)
+        self.rewards = score(judged, self.facts, self.reward, [scored.text for scored in self.lists], answers)
         return self.rewards.totals.tolist()
+
+    def _answers(self, policy: Policy, prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]]) -> Answers:
+        ids, mask = padded(completion_ids, 0, left=False)
+        units = self.reader.segment(ids, mask, [scored.parsed.lines for scored in self.lists]).unit_ids.tolist()
+        own = [row[: len(written)] for row, written in zip(units, completion_ids, strict=True)]
+        return Answers(policy, prompts, completion_ids, own, self.reader.units.list_length)

@@ -2,14 +2,15 @@
 
 A term is one function of judged lists and of facts about items. `rank_term` and `list_term` register it in `TERMS`
 under its name. Its keyword-only parameters are its options in `conf/reward/`; their annotations say which values are
-valid.
+valid. A term that asks for more than lists and facts declares it in `needs`, and gets a third argument,
+`rlbench.rewards.answers.Answers`.
 
 Shapes: B lists, N ranks, C items in the catalogue. rel_k is 1 if rank k is relevant and no repeat, else 0 (Rank-GRPO,
 arXiv 2510.20150, section 2.1). With graded truths, the terms of DCG and NDCG use the gain of rank k instead. Ranks that
 a short list lacks have value 0 in every rank term. All values are finite.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -23,22 +24,29 @@ from rlbench.config.options import (
     Option,
     Positive,
     PositiveInt,
+    Share,
     check_options,
     options_of,
 )
 from rlbench.config.plugins import HINT
 from rlbench.lists import metrics
 from rlbench.lists.item_facts import Floats, ItemFacts
+from rlbench.rewards.success import TOLERANCE
 
 if TYPE_CHECKING:  # the configuration's schema loads this module and needs no judging
     from rlbench.lists.relevance import JudgedLists
+    from rlbench.rewards.answers import Answers
 
 Ints = NDArray[np.int64]
 
 COMMON_KEYS = ("weight", "scaled_by")
 """Keys of a term in a reward's configuration that are not options of its function."""
-SCALES = ("solve_rate",)
-"""Possible factors on a list term's score, applied to whole groups (`rlbench.rewards.combine`)."""
+SCALES = ("solve_rate", "moderate")
+"""Possible factors on a list term's score, applied to whole groups: the names of `rlbench.rewards.combine.FACTORS`."""
+
+
+NEEDS = ("policy",)
+"""What a term may need: `policy` is answers of the policy that trains."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,12 @@ class Term:
     """A reward term.
 
     Attributes:
-        function: (lists, facts, **options) -> values.
+        function: (lists, facts, **options) -> values; (lists, facts, answers, **options) if it needs anything.
         scope: "rank" if it gives (B, N), "list" if it gives (B,).
         options: by name, in the order of the function's parameters.
         signed: whether a value may be negative. A power mean does not accept such terms.
         reads_on: whether a value depends on anything behind entry N: further text, the end of the list, its tokens.
+        needs: names in `NEEDS`.
     """
 
     function: Callable[..., Floats]
@@ -58,6 +67,7 @@ class Term:
     options: dict[str, Option]
     signed: bool
     reads_on: bool
+    needs: tuple[str, ...] = ()
 
 
 TERMS: dict[str, Term] = {}
@@ -65,28 +75,34 @@ TERMS: dict[str, Term] = {}
 Function = TypeVar("Function", bound=Callable[..., Floats])
 
 
-def rank_term(*, signed: bool = False) -> Callable[[Function], Function]:
+def rank_term(*, signed: bool = False, needs: Sequence[str] = ()) -> Callable[[Function], Function]:
     """Register a function that gives (B, N) in `TERMS`; `signed` if a value may be negative."""
-    return _entering("rank", signed, False)
+    return _entering("rank", signed, False, needs)
 
 
-def list_term(*, signed: bool = False, reads_on: bool = True) -> Callable[[Function], Function]:
+def list_term(
+    *, signed: bool = False, reads_on: bool = True, needs: Sequence[str] = ()
+) -> Callable[[Function], Function]:
     """Register a function that gives (B,) in `TERMS`.
 
     Args:
         signed: whether a value may be negative.
         reads_on: false if no value depends on anything behind entry N (`Term.reads_on`).
+        needs: what it needs besides lists and facts (`NEEDS`).
     """
-    return _entering("list", signed, reads_on)
+    return _entering("list", signed, reads_on, needs)
 
 
-def _entering(scope: Literal["rank", "list"], signed: bool, reads_on: bool) -> Callable[[Function], Function]:
+def _entering(
+    scope: Literal["rank", "list"], signed: bool, reads_on: bool, needs: Sequence[str]
+) -> Callable[[Function], Function]:
     def enter(function: Function) -> Function:
-        if function.__name__ in TERMS:
-            raise ValueError(
-                f"two terms are called '{function.__name__}'; terms of ranks and terms of lists need different names"
-            )
-        TERMS[function.__name__] = Term(function, scope, options_of(function), signed, reads_on)
+        name = function.__name__
+        if name in TERMS:
+            raise ValueError(f"two terms are called '{name}'; terms of ranks and terms of lists need different names")
+        if unknown := [need for need in needs if need not in NEEDS]:
+            raise ValueError(f"term '{name}' needs {unknown[0]!r}, which is unknown; known: {', '.join(NEEDS)}")
+        TERMS[name] = Term(function, scope, options_of(function), signed, reads_on, tuple(needs))
         return function
 
     return enter
@@ -206,6 +222,28 @@ def value(
     return lists.hits * (1 + np.minimum(alpha * _of_items(of_item, lists.items), 1))
 
 
+LEAST_CONFIDENCE = 1e-3
+"""The logarithmic score of `calibration` takes a lower probability for this one, where it is 0."""
+
+
+@rank_term(needs=["policy"])
+def calibration(
+    lists: "JudgedLists", facts: ItemFacts, answers: "Answers", *, form: Literal["brier", "log"] = "brier"
+) -> Floats:
+    """How well the policy's confidence in an entry predicts whether it is a hit, in [0, 1].
+
+    The confidence c is the exponential of the mean log-probability of the entry's tokens. `brier` is 1 - (c - rel)^2,
+    as in RLCR (arXiv 2507.16806, recalled), where the model states its confidence in words. `log` is
+    1 - log(p) / log(.001), p the probability c or 1 - c of what happened, at least .001. Both are proper: a list
+    expects the most if c is the chance of a hit.
+    """
+    confidence = answers.confidence
+    if form == "brier":
+        return lists.present * (1 - (confidence - lists.hits) ** 2)
+    happened = np.where(lists.hits > 0, confidence, 1 - confidence)
+    return lists.present * (1 - np.log(np.maximum(happened, LEAST_CONFIDENCE)) / np.log(LEAST_CONFIDENCE))
+
+
 @list_term(reads_on=False)
 def recall(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """Recall@N, as reported."""
@@ -234,6 +272,30 @@ def hit_rate(lists: "JudgedLists", facts: ItemFacts) -> Floats:
 def in_catalog_share(lists: "JudgedLists", facts: ItemFacts) -> Floats:
     """Share of the entries among the first N that are in the catalogue, as reported; 0 without entries."""
     return metrics.list_metrics(lists)["in_catalog"]
+
+
+@list_term(reads_on=False)
+def ndcg_steps(
+    lists: "JudgedLists", facts: ItemFacts, *, full: Share = 0.5, part: Share = 0.25, part_value: Share = 0.3
+) -> Floats:
+    """1 for an NDCG@N of at least `full`, `part_value` for one of at least `part`, else 0.
+
+    The quality reward of LM-Mixup (arXiv 2510.20449) has such steps: 1 for a quality of 4 or 5, .3 for 3, else 0.
+    """
+    reached = ndcg(lists, facts) + TOLERANCE
+    return np.where(reached >= full, 1.0, np.where(reached >= part, part_value, 0.0))
+
+
+@list_term(reads_on=False)
+def recommendable_at_least(lists: "JudgedLists", facts: ItemFacts, *, share: Share = 0.8) -> Floats:
+    """1 if at least this share of the first N entries are hits or misses; 0 without entries.
+
+    Other entries are repeats, items that the dialogue has named, or outside the catalogue. LM-Mixup's alignment reward
+    (arXiv 2510.20449) has the same form: 1 for a cosine of at least .8.
+    """
+    counted = (lists.of_verdict("hit") | lists.of_verdict("miss")).sum(axis=1)
+    entries = lists.present.sum(axis=1)
+    return ((entries > 0) & (counted >= share * entries - TOLERANCE)).astype(np.float64)
 
 
 @list_term()
@@ -267,6 +329,11 @@ def soft_overlong(lists: "JudgedLists", facts: ItemFacts, *, max_tokens: Positiv
     0 up to max_tokens - cache tokens, then falling linearly to -1 at max_tokens, and -1 beyond.
     """
     return np.clip((max_tokens - cache - lists.n_tokens) / cache, -1.0, 0.0)
+
+
+def of_lists_alone() -> dict[str, Term]:
+    """The terms that need nothing besides judged lists and facts."""
+    return {name: term for name, term in TERMS.items() if not term.needs}
 
 
 def term_options(given: Mapping[str, Any]) -> dict[str, Any]:

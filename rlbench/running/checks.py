@@ -204,7 +204,7 @@ def _item(config: Config) -> list[str]:
 
 def _of_plugins(config: Config) -> list[str]:
     """Check choices to which plugins may add: reward terms and matching rules."""
-    problems = _reward(config.reward)
+    problems = _reward(config.reward) + _answers(config)
     _choice(problems, "matching.rules", config.matching.rules, (*MATCHING_RULES, *MATCHERS), HINT)
     return problems + check_matching(config.matching)
 
@@ -328,6 +328,25 @@ def _reward(reward: RewardConfig) -> list[str]:
         problems.append(
             f"reward.power = {reward.power} has no effect with reward.combine={reward.combine}; set it to 1"
         )
+    return problems
+
+
+def _answers(config: Config) -> list[str]:
+    """Check that something can answer reward terms that ask."""
+    asking = [name for name in config.reward.terms if name in TERMS and TERMS[name].needs]
+    strategy, problems = config.trainer.parallel.strategy, []
+    for name in asking:
+        if isinstance(config.algorithm, PreferenceConfig):
+            problems.append(
+                f"reward.terms.{name} asks the policy about the lists of a rollout, but algorithm="
+                f"{config.algorithm.name} orders lists that were drawn before; remove the term, or use an algorithm of "
+                "policy optimisation (algorithm=grpo)"
+            )
+        if strategy in ("fsdp2", "deepspeed"):
+            problems.append(
+                f"reward.terms.{name} asks the policy in passes of one process, but trainer.parallel.strategy = "
+                f"'{strategy}' shards its weights; remove the term, or use trainer=ddp"
+            )
     return problems
 
 

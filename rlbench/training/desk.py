@@ -143,7 +143,8 @@ class TrainerDesk:
     def score(self, rows: Sequence[dict[str, Any]], members: Sequence[Member]) -> RewardBatch:
         """The rewards of lists; one row per list."""
         scorer = self.trainer.scorer
-        scorer([member.ids for member in members], **{key: [row[key] for row in rows] for key in SCORED_BY})
+        columns = {key: [row[key] for row in rows] for key in SCORED_BY}
+        scorer([member.ids for member in members], **columns, prompts=[row["prompt"] for row in rows])
         assert scorer.rewards is not None
         return scorer.rewards
 

@@ -36,6 +36,7 @@ from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.budget import Ledger
 from rlbench.sampling.history import Moment
 from rlbench.sampling.members import TreeLevel
+from rlbench.training.asking import TrainerPolicy
 from rlbench.training.collecting import Collected, Collector, level_of_tokens
 from rlbench.training.demonstrations import Demonstrations
 from rlbench.training.engines import (
@@ -122,6 +123,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
             raise ValueError("the objective needs demonstrations")
         self.objective = objective
         self.scorer = scorer
+        scorer.policy = TrainerPolicy(self)
         self.demonstrations = demonstrations
         self.batching = batching or Batching()
         self.ledger = ledger or Ledger()
@@ -297,6 +299,14 @@ class RankedListTrainer(Metered, GRPOTrainer):
             if self._shared is None:
                 return TokenScores.joined([self._plain_pass(model, batch[cut], wants_hidden) for cut in cuts])
             return self._shared.scores(model, batch, cuts, wants_entropy=wants_entropy, wants_hidden=wants_hidden)
+
+    def own_pass(self, batch: Completions) -> TokenScores:
+        """Run the policy over any completions, without gradients and on this process alone."""
+        tokens = self.batching.micro_batch_tokens
+        size = self.args.per_device_train_batch_size
+        cuts = even_cuts(len(batch), size) if tokens is None else cuts_by_tokens(batch, tokens)
+        with torch.no_grad():
+            return self._pass(self.accelerator.unwrap_model(self.model), batch, cuts=cuts)
 
     def _plain_pass(self, model: Any, batch: Completions, wants_hidden: bool) -> TokenScores:
         """TRL's pass. Its head for the reference gives no entropies, and always gives them for the policy."""

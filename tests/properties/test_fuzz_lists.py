@@ -26,7 +26,7 @@ from rlbench.objective import Objective, Rollout
 from rlbench.objective.objective import RolloutTokens
 from rlbench.rewards.combine import solve_rate
 from rlbench.rewards.scorer import score
-from rlbench.rewards.terms import TERMS
+from rlbench.rewards.terms import of_lists_alone
 from tests.conftest import CONF, composed
 from tests.golden import oracles
 from tests.properties.lists import FILMS, FORMS, NOISE
@@ -253,7 +253,7 @@ def chain(reader: ListReader, asked: dict[str, Judge], cases: list[Case], group_
             lines = [read.lines for read in parsed[rules]]
             tokens[rules, layout] = reader.segment(ids, mask, lines, layout)
         facts = facts_of(judge.catalog)
-        for name, term in TERMS.items():
+        for name, term in of_lists_alone().items():
             numbers[f"{rules}: term {name}"] = term.function(lists[rules], facts, **OPTIONS.get(name, {}))
         for (algorithm, reward), config in configured().items():
             name = f"{rules}: {algorithm}, {reward}"
@@ -335,7 +335,7 @@ def check_judged(outcome: Outcome, rules: str, cases: list[Case], n_films: int) 
     for read in parsed:
         assert all(title.strip() and 0 <= year <= 9999 for title, year in read.items)
         assert list(read.lines) == sorted(set(read.lines))
-    for name, term in TERMS.items():
+    for name, term in of_lists_alone().items():
         values = outcome.numbers[f"{rules}: term {name}"]
         assert values.shape == ((len(cases), N) if term.scope == "rank" else (len(cases),)), name
         assert term.scope == "list" or not values[~lists.present].any(), name

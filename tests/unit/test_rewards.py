@@ -17,11 +17,11 @@ from rlbench.lists.item_facts import ItemFacts, percentiles
 from rlbench.lists.relevance import ABSENT, VERDICTS, JudgedLists, Verdict
 from rlbench.objective.inputs import Group
 from rlbench.objective.pieces import baselines
-from rlbench.rewards.combine import COMBINERS, mean_of_power, solve_rate
+from rlbench.rewards.combine import COMBINERS, FACTORS, mean_of_power, moderate_difficulty, solve_rate
 from rlbench.rewards.returns import tail_returns
 from rlbench.rewards.scorer import score
 from rlbench.rewards.success import SUCCESS, check_success, success
-from rlbench.rewards.terms import TERMS, check_terms, list_term, term_options
+from rlbench.rewards.terms import SCALES, TERMS, check_terms, list_term, of_lists_alone, term_options
 from tests.conftest import composed
 
 N = 6
@@ -163,7 +163,26 @@ LIST_TERMS = {
         {"max_tokens": 100, "cache": 20},
         lambda text, truth, entries, lines, tokens: overlong(tokens),
     ),
+    "ndcg_steps": (
+        {"full": 0.9, "part": 0.4, "part_value": 0.25},
+        lambda text, truth, entries, lines, tokens: steps(gain_of(text) / ideal(truth)),
+    ),
+    "recommendable_at_least": (
+        {"share": 0.5},
+        lambda text, truth, entries, lines, tokens: new_entries(text) >= 0.5,
+    ),
 }
+
+
+def steps(ndcg):
+    if ndcg >= 0.9:
+        return 1.0
+    return 0.25 if ndcg >= 0.4 else 0.0
+
+
+def new_entries(text):
+    verdicts = [rank.split(":")[0] for rank in text.split()]
+    return sum(v in ("hit", "miss") for v in verdicts) / len(verdicts) if verdicts else 0.0
 
 
 @pytest.mark.parametrize("name", LIST_TERMS)
@@ -176,7 +195,8 @@ def test_list_terms_against_a_loop(name):
 
 
 def test_every_term_is_tested_here():
-    assert {case.split(",")[0].split(" ")[0] for case in RANK_TERMS} | set(LIST_TERMS) == set(TERMS)
+    """Those that ask the policy are tested in test_asking_terms.py."""
+    assert {case.split(",")[0].split(" ")[0] for case in RANK_TERMS} | set(LIST_TERMS) == set(of_lists_alone())
 
 
 def test_a_name_stands_for_one_term():
@@ -211,7 +231,7 @@ rows = st.lists(
 @given(rows)
 def test_every_term_is_finite_and_of_its_scope_and_nothing_where_a_list_ends(rows):
     lists = judged(rows)
-    for name, term in TERMS.items():
+    for name, term in of_lists_alone().items():
         values = term.function(lists, FACTS, **options_of(name))
         assert np.isfinite(values).all()
         assert term.signed or (values >= 0).all()
@@ -354,6 +374,14 @@ def test_safe_rank_penalises_an_entry_at_its_own_rank_alone():
 def test_solve_rate_is_at_least_one_success():
     rate = solve_rate(torch.tensor([False] * 4 + [True, False, True, True]), 4)
     assert rate.tolist() == [0.25] * 4 + [0.75] * 4
+
+
+def test_moderate_difficulty_against_its_formula():
+    factors = moderate_difficulty(torch.tensor([False] * 4 + [True] * 4 + [True, False, False, True]), 4)
+    assert factors.tolist() == pytest.approx([0.0] * 8 + [1.0] * 4)
+    quarter = moderate_difficulty(torch.tensor([True, False, False, False]), 4)
+    assert quarter.tolist() == pytest.approx([math.exp(-(0.25**2) / (2 * (1 / 6) ** 2))] * 4)
+    assert tuple(FACTORS) == SCALES
 
 
 # -- totals
@@ -620,7 +648,7 @@ def test_scaled_by():
     assert wrong(tokens={**tokens, "scaled_by": "solve_rate"}) == []
     assert wrong(tokens={**tokens, "scaled_by": None}, dcg={"weight": 1, "scaled_by": None}) == []
     assert wrong(tokens={**tokens, "scaled_by": "solverate"}) == [
-        "terms.tokens.scaled_by = 'solverate' is unknown; known: solve_rate, null. Did you mean 'solve_rate'?"
+        "terms.tokens.scaled_by = 'solverate' is unknown; known: solve_rate, moderate, null. Did you mean 'solve_rate'?"
     ]
     assert "only terms of lists" in wrong(dcg={"weight": 1, "scaled_by": "solve_rate"})[0]
 
@@ -636,6 +664,8 @@ def test_shipped_rewards(path):
     assert check_success(**reward["success"]) == []
     assert reward["combine"] in COMBINERS
     for name, term in reward["terms"].items():
+        if TERMS[name].needs:
+            continue
         values = TERMS[name].function(judged(), FACTS, **term_options(term))
         assert values.any(), f"{name} is nothing for every list"
         if reward["combine"] == "power_mean":

@@ -15,7 +15,7 @@ from rlbench.data.record import Film, RankedListDataset, Record
 from rlbench.lists.catalog import Catalog
 from rlbench.lists.relevance import Judge
 from rlbench.rewards.scorer import score
-from rlbench.rewards.terms import TERMS
+from rlbench.rewards.terms import TERMS, of_lists_alone
 
 OPTIONS: dict[str, dict[str, object]] = {
     "tokens": {"normaliser": 100.0},
@@ -38,7 +38,7 @@ def rewards(dataset: RankedListDataset) -> list[np.ndarray]:
         [int(n) for n in rng.integers(5, 60, size=len(records))],
     )
     facts = item_facts(dataset, dataset.catalog)
-    terms = [{name: OPTIONS.get(name, {})} for name in TERMS]
+    terms = [{name: OPTIONS.get(name, {})} for name in of_lists_alone()]
     return [
         TERMS[name].function(lists, facts, **options) for term in [*terms, *VARIANTS] for name, options in term.items()
     ]

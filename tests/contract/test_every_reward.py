@@ -1,0 +1,94 @@
+"""Every reward of conf/reward trains under credit of lists and of ranks. Terms that ask the policy get true answers."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rlbench.rewards.terms import TERMS
+from rlbench.running.checks import check_config
+from rlbench.running.cli import CONF
+from tests.conftest import SMALL, composed
+from tests.contract.test_every_algorithm import SHORT
+from tests.helpers_training import load, make_trainer
+
+FEW = [*SMALL, *(word for word in SHORT if "reward" not in word), "trainer.rl.updates=2"]
+REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
+ASKING = [name for name in REWARDS if any(TERMS[term].needs for term in composed(f"reward={name}").reward.terms)]
+SCALED = {"alp", "spell"}  # factors of a whole group, which other baselines would cancel
+
+
+def config_of(reward: str, algorithm: str):
+    more = ["algorithm.baseline=group_mean"] if reward in SCALED else []
+    return composed(*FEW, f"reward={reward}", f"algorithm={algorithm}", *more)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rank_grpo"])
+@pytest.mark.parametrize("reward", REWARDS)
+def test_is_accepted(reward, algorithm):
+    assert not check_config(config_of(reward, algorithm))
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rank_grpo"])
+@pytest.mark.parametrize(
+    "reward", [name if name in ASKING else pytest.param(name, marks=pytest.mark.slow) for name in REWARDS]
+)
+def test_trains(reward, algorithm, mini, tiny_folder, tmp_path):
+    tokenizer, model = load(tiny_folder, ends_early=True)
+    trainer = make_trainer(config_of(reward, algorithm), mini, tokenizer, model, tmp_path)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(rows) == 2 and all(math.isfinite(row["loss"]) for row in rows)
+    terms = trainer.scorer.reward.terms
+    assert len(terms) == 1 or all(math.isfinite(rows[0][f"term/{name}"]) for name in terms)
+
+
+def lists_of(trainer, mini, count):
+    """Prompts, and lists of films with a line that is no entry, as token ids."""
+    records, films = mini.splits["train"][:count], mini.catalog.items
+    tokenizer, rows = trainer.scorer.reader.tokenizer, []
+    for number in range(count):
+        lines = [f"{title} ({year})" for title, year in films[number : number + 2 + number % 3]]
+        ids = tokenizer("\n".join(lines), add_special_tokens=False)["input_ids"]
+        rows.append([*ids, trainer.scorer.reader.eos_token_ids[0]])
+    return records, rows
+
+
+def columns(records):
+    return {
+        "ground_truth": [record.truth_rows() for record in records],
+        "seen_titles": [record.seen_titles for record in records],
+        "prompts": [record.prompt for record in records],
+    }
+
+
+def alone(trainer, record, ids):
+    """Log-probabilities of a list's tokens, from a pass of this list alone."""
+    (asked,) = trainer.prompt_ids([{"prompt": record.prompt}])
+    with torch.no_grad():
+        logits = trainer.model(torch.tensor([asked + ids])).logits[0, len(asked) - 1 : -1].double()
+    logs = (logits / trainer.temperature).log_softmax(-1)
+    return [logs[place, token].item() for place, token in enumerate(ids)]
+
+
+@pytest.mark.parametrize("shares", ["auto", "never"])
+def test_confidences_are_those_of_the_policy(shares, mini, start, tmp_path):
+    config = config_of("calibration", "rank_grpo")
+    config = replace(config, trainer=replace(config.trainer, share_prompts=shares))
+    trainer = make_trainer(config, mini, *load(start), tmp_path)
+    records, rows = lists_of(trainer, mini, 5)
+    trainer.scorer(completion_ids=rows, **columns(records))
+    found = trainer.scorer.rewards.gains[:, list(config.reward.terms).index("calibration")]
+    newline = trainer.scorer.reader.newlines_per_token
+    for row, (record, ids) in enumerate(zip(records, rows, strict=True)):
+        logps, rank, own = alone(trainer, record, ids), 0, {}
+        for token, logp in zip(ids[:-1], logps[:-1], strict=True):
+            own.setdefault(rank, []).append(logp)
+            rank += int(newline[token])
+        hits = trainer.scorer.rewards.hits[row]
+        for k, of_rank in own.items():
+            c = math.exp(sum(of_rank) / len(of_rank))
+            assert found[row, k].item() == pytest.approx(1 - (c - hits[k].item()) ** 2, abs=1e-5)
+        assert not found[row, len(own) :].any()
+    assert trainer.ledger.counts["reference_tokens"] == 0 and trainer._unscored == sum(map(len, rows))  # it is counted
