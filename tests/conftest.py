@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import copy  # noqa: E402
 import gc  # noqa: E402
+import signal  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from functools import cache  # noqa: E402
@@ -30,6 +31,10 @@ from rlbench.runs import provenance, versions  # noqa: E402
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = groups()
+
+# A shell without job control starts commands in the background with Ctrl-C ignored, and their children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Installed packages do not change. Without this cache each run in this process reads their metadata for half a second.
 provenance.packages, versions.version = cache(provenance.packages), cache(versions.version)

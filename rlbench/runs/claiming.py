@@ -87,15 +87,23 @@ def claim(run: Run, config: Config, waiting: Callable[[], None] | None = None) -
                 said = run.reason() if attempt is not None and run.status() == FAILED else ""
                 if isinstance(error, Exception) and not said:
                     _fail(run, reason_of(full or error))
-                elif isinstance(error, Preempted):
-                    run.set_status(INTERRUPTED, str(error))
+                elif isinstance(error, Preempted | KeyboardInterrupt) and not said:
+                    run.set_status(INTERRUPTED, _why_stopped(error))
                 status = run.status()
                 if attempt is not None:
                     outcome = INTERRUPTED if status in (RUNNING, None) else status
-                    attempt.close(outcome, said or reason_of(full or error), attempts.last_update(run.root))
+                    reason = _why_stopped(error) if outcome == INTERRUPTED else reason_of(full or error)
+                    attempt.close(outcome, said or reason, attempts.last_update(run.root))
             if full is not None and full is not error:
                 raise full from error
             raise
+
+
+def _why_stopped(error: BaseException) -> str:
+    """Return the reason of an interruption."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Ctrl-C; run the same command again to continue from the last checkpoint"
+    return str(error) if isinstance(error, Preempted) else reason_of(error)
 
 
 def _without_halves(run: Run, error: BaseException) -> OSError:

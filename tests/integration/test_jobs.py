@@ -94,6 +94,8 @@ def test_stop_and_resume(shell: Shell) -> None:
     said, _ = started.communicate(timeout=180)
     assert started.returncode == 130 and "run the same command again to continue" in said
     assert not list(found("runs/stopped/*/sft/*/result.json"))
+    (state,) = found("runs/stopped/*/sft/*/STATUS")
+    assert state.read_text().startswith("interrupted\nCtrl-C; ")
     said = shell.run(status, code=1)
     assert "interrupted" in said and f"This completes it:\n  {first} " in said
     shell.run(again, *longer)

@@ -101,6 +101,26 @@ def test_a_run_held_to_the_catalogue_goes_on_bit_for_bit(tmp_path):
     assert texts[0].tolist() == texts[1].tolist()
 
 
+@pytest.mark.slow
+def test_ctrl_c_on_one_run_says_interrupted_and_the_run_goes_on(whole, tmp_path):
+    often = ["trainer.sft.save_every=2"]
+    command, config = [*LONG, *STATEFUL, *often, *folders(tmp_path)], cell(tmp_path, *STATEFUL, *often)
+    sft = locate(config, "sft")
+    process = run_py(tmp_path / "log.txt", *command)
+    wait_for(lambda: updates_done(sft) > 2, process, seconds=180)
+    process.send_signal(signal.SIGINT)
+    output = process.output(60)
+    assert process.returncode == 130 and "Traceback" not in output, output
+    assert said(sft) == f"{INTERRUPTED}\nCtrl-C; run the same command again to continue from the last checkpoint\n"
+    (state,) = [state for state in survey(tmp_path / "runs", time.time()) if "sft" in state.run]
+    assert state.state == INTERRUPTED and "Ctrl-C" in state.reason
+
+    run(config)
+    for stage, target in (("sft", sft), ("rl", locate(config, "rl"))):
+        assert target.status() == DONE
+        assert_same(target, whole[stage])
+
+
 @pytest.mark.slow  # half a minute, and more than a minute to end on a busy machine
 def test_ctrl_c_lets_a_cell_of_a_sweep_end_with_a_checkpoint(tmp_path):
     """As at Ctrl-C in a terminal, the launcher and all its children receive SIGINT at once."""

@@ -12,7 +12,7 @@ from rlbench.base.errors import BadInput
 from rlbench.runs import attempts
 from rlbench.runs.attempts import RunConsole, begin, failure, last_update, logged, reserve
 from rlbench.runs.claiming import claim, noted
-from rlbench.runs.directory import DONE, FAILED, locate
+from rlbench.runs.directory import DONE, FAILED, INTERRUPTED, locate
 from tests.conftest import composed
 
 
@@ -48,7 +48,9 @@ def test_interrupted_by_hand(tmp_path):
     run, config = run_in(tmp_path)
     with pytest.raises(KeyboardInterrupt), claim(run, config):
         raise KeyboardInterrupt
-    assert outcomes(run) == ["interrupted"] and run.status() == "running"
+    assert outcomes(run) == ["interrupted"] and run.status() == INTERRUPTED
+    assert run.reason() == "Ctrl-C; run the same command again to continue from the last checkpoint"
+    assert attempts.attempts(run.root)[0].read()["reason"] == run.reason()
 
 
 KILLED = """
