@@ -1,6 +1,7 @@
 """Help, typos and bad values of every command load no large package, so that their answer comes at once."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlbench.__main__ import COMMANDS
+from tests.helpers import ROOT
 
 HEAVY = ("torch", "transformers", "trl", "datasets", "pandas", "pyarrow", "matplotlib", "scipy")
 PROBE = """
@@ -38,12 +40,28 @@ def outcomes(commands: list[list[str]], folder: Path) -> dict[str, tuple[int, li
     return json.loads(done.stdout)
 
 
+def options(text: str) -> set[str]:
+    """Long options that the help of a command describes."""
+    return set(re.findall(r"^  (?:-\w, )?(--[a-z][a-z-]*)", text, flags=re.MULTILINE)) - {"--help"}
+
+
+def rows_of_page() -> dict[str, str]:
+    """Command to its row in the table of options in docs/commands.md."""
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \|(.*)$", page, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == list(COMMANDS)
+    return dict(rows)
+
+
 def test_help_loads_no_large_package(tmp_path: Path) -> None:
     found = outcomes([[name, "--help"] for name in COMMANDS], tmp_path)
     assert {words: loaded for words, (_, loaded, _) in found.items() if loaded} == {}
     assert {code for code, _, _ in found.values()} <= {0, None}
     assert all("example" in text for _, _, text in found.values())
     assert all("exit code" in text for words, (_, _, text) in found.items() if words != "run --help")
+    assert {words.split()[0]: options(text) for words, (_, _, text) in found.items() if words != "run --help"} == {
+        name: set(re.findall("`(--[a-z-]+)", row)) for name, row in rows_of_page().items() if name != "run"
+    }
 
 
 def test_a_wrong_option_loads_no_large_package(tmp_path: Path) -> None:
