@@ -179,7 +179,7 @@ class LocalLauncher(SweepLauncher):
 
     def _run(self, feed: Feed, board: Board, at_once: int) -> None:
         """Run the cells of a feed until it is over, with at most `at_once` at a time."""
-        threads = max((os.cpu_count() or 1) // at_once, 1)
+        threads = max(cores() // at_once, 1)
         places = Places(self.gpus, self.cells_per_gpu)
         running: dict[Path, _Process] = {}
 
@@ -241,6 +241,13 @@ def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> 
             f"because hydra.launcher.cells_per_gpu = {cells_per_gpu} cells share a GPU, or null for an equal share"
         )
     return problems
+
+
+def cores() -> int:
+    """Return the number of CPU threads that cells may share: those of this process, at most OMP_NUM_THREADS."""
+    own = len(os.sched_getaffinity(0))
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(own, int(limit)) if limit.isdecimal() and int(limit) > 0 else own
 
 
 def threads_of(cell: Cell, share: int) -> int:

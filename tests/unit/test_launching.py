@@ -1,11 +1,13 @@
 """Decisions of the launcher and the sweepers before any cell starts."""
 
+import os
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rlbench.base.errors import BadInput
 from rlbench.launching.cells import Cell, missing_shared_stages
-from rlbench.launching.local import LocalLauncher, _stage_of, threads_of
+from rlbench.launching.local import LocalLauncher, _stage_of, cores, threads_of
 from rlbench.launching.placement import VISIBLE
 from rlbench.launching.sweepers import combinations, merged
 from rlbench.running.checks import check_config
@@ -59,6 +61,16 @@ def test_runtime_threads_is_a_limit(cell):
     assert (threads_of(cell, 1), threads_of(cell, 8)) == (1, 2)
     cell.config.runtime.threads = None
     assert threads_of(cell, 8) == 8
+
+
+def test_cells_share_the_cores_of_the_command(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert cores() == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5})  # as taskset and SLURM set it
+    assert cores() == 4
+    for limit, left in (("3", 3), ("1", 1), ("64", 4), ("0", 4), ("", 4), ("many", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+        assert cores() == left
 
 
 def test_settings_are_checked_before_cells_run(cell):

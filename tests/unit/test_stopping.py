@@ -122,7 +122,8 @@ def launched(cells: Sequence[Cell], feed: Queue, at_once: int, gpus: Sequence[in
 
 def test_cells_have_a_gpu_each_and_their_part_of_the_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     cells = [scripted(tmp_path, name, kind) for name, kind in (("a", "works"), ("b", "fails"), ("c", "works"))]
     feed = Watched(cells)
