@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import nbformat
@@ -48,9 +49,45 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """In an empty folder, without a GPU."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    notebook = nbformat.read(path, as_version=4)
-    done = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    pictures = [
-        output for cell in done.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
-    ]
-    assert len(pictures) >= 2
+    cells = executed(nbformat.read(path, as_version=4), tmp_path)
+    assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", [])) >= 2
+
+
+@pytest.mark.slow
+def test_a_failing_cell_is_named(tmp_path: Path):
+    code = [nbformat.v4.new_code_cell(source) for source in ("print('before')", "1 / 0")]
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)cell 1 of 2 .*1 / 0.*ZeroDivisionError"):
+        executed(nbformat.v4.new_notebook(cells=code), tmp_path)
+    code[1] = nbformat.v4.new_code_cell("import os\nprint('last words', flush=True)\nos._exit(3)")
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)cell 1 of 2 .*os._exit\(3\).*DeadKernelError"):
+        executed(nbformat.v4.new_notebook(cells=code), tmp_path)
+
+
+def executed(notebook: nbformat.NotebookNode, folder: Path) -> list[nbformat.NotebookNode]:
+    """The cells of a notebook after all of them have run in a folder. The test fails at the first that fails.
+
+    Some errors of the client, such as that of a kernel that starts too slowly, have no message of their own.
+    """
+    started, at, count = time.monotonic(), -1, len(notebook.cells)
+
+    def note(cell: nbformat.NotebookNode, cell_index: int) -> None:
+        nonlocal at
+        at = cell_index
+
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        startup_timeout=300,
+        resources={"metadata": {"path": str(folder)}},
+        on_cell_start=note,
+    )
+    try:
+        return client.execute().cells
+    except Exception as error:
+        cell = notebook.cells[max(at, 0)]
+        said = "".join(output.get("text", "") for output in cell.get("outputs", []))
+        pytest.fail(
+            f"cell {at} of {count} failed {time.monotonic() - started:.0f} s after the start:\n{cell.source}\n\n"
+            f"{type(error).__name__}: {error}\n\nits output:\n{said[-4000:]}",
+            pytrace=False,
+        )
