@@ -245,7 +245,7 @@ def check_settings(jobs: Any, gpus: Any, cells_per_gpu: Any, gpu_share: Any) -> 
 
 def cores() -> int:
     """Return the number of CPU threads that cells may share: those of this process, at most OMP_NUM_THREADS."""
-    own = len(os.sched_getaffinity(0))
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(own, int(limit)) if limit.isdecimal() and int(limit) > 0 else own
 
