@@ -181,11 +181,17 @@ class MethodObjective:
         rollout = Rollout.of_tokens(
             rewards,
             RolloutTokens(
-                units.unit_ids, given.mask, given.old_logps, given.extras.get("entropy", given.old_logps * 0)
+                units.unit_ids,
+                given.mask,
+                given.old_logps,
+                given.extras.get("entropy", given.old_logps * 0),
+                begun.get("square_sum"),
+                given.extras.get("divergence"),
             ),
             objective.units.count,
             {} if hidden is None else rank_features(hidden, units.unit_ids, objective.units),
             course=self._course(),
+            prompts=given.prompts(size) if "prompts" in objective.needs else (),
         )
         of_units = objective.unit_advantages(rollout, size)
         spread = objective.spread_advantages(of_units, units.n_units.to(of_units.device))
@@ -280,9 +286,11 @@ class MethodObjective:
     def _lacking(self, given: Given) -> list[str]:
         """Inputs of the credit that are missing, one sentence each."""
         a, objective = self.algorithm, self._objective(1)
-        needed = [name for name in objective.scalars_at_rollout(self.carried) if not given.has_scalar(name)]
-        if "hidden_states" in objective.needs and "hidden_states" not in given.extras:
-            needed.append("hidden_states")
+        lacking = [name for name in objective.scalars_at_rollout(self.carried) if not given.has_scalar(name)]
+        needed = [f"old_{name}" if name in objective.rollout_scalars else name for name in lacking]
+        for name in ("hidden_states", "divergence", "prompts"):
+            if name in objective.needs and name not in given.extras:
+                needed.append(name)
         if credits[a.credit].facts["reads"] == "hits" and "n_truth" not in given.extras:
             needed.append("n_truth")
         metric = baselines[a.baseline].options.get("metric")

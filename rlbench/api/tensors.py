@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 OTHER, END = -1, -2
 """Ranks of tokens that belong to no rank: text around the entries, and the token that ends the completion."""
-OF_TOKENS = ("entropy", *(f"{prefix}{name}" for prefix in ("", "old_") for name in ("top_p_entropy", "mean_logps")))
-OF_LISTS = ("n_truth", "success", "in_catalog", "duplicates", "popularity")
+SCALARS = ("top_p_entropy", "mean_logps", "square_sum")
+OF_TOKENS = ("entropy", "divergence", *(f"{prefix}{name}" for prefix in ("", "old_") for name in SCALARS))
+OF_LISTS = ("n_truth", "prompts", "success", "in_catalog", "duplicates", "popularity")
 OTHERS = ("eos", "hidden_states", "demonstration_logps", "demonstration_mask")
 
 
@@ -99,6 +100,10 @@ class Given:
     def scalar(self, name: str) -> torch.Tensor:
         """(B, T) a scalar of the forward pass at the rollout."""
         return self.extras[f"old_{name}" if f"old_{name}" in self.extras else name].detach()
+
+    def prompts(self, size: int) -> list[str]:
+        """(P,) names of the prompts."""
+        return [str(number) for number in self.extras["prompts"][::size].tolist()]
 
     def tokens(self, objective: Objective) -> TokenUnits:
         """The unit of each token."""

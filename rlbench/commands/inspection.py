@@ -112,6 +112,11 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     )
     assert scorer.rewards is not None
     objective = Objective(config.policy_optimisation, config.reward, config.dataset.list_length)
+    if "divergence" in objective.needs:
+        raise BadInput(
+            f"algorithm.baseline = '{config.policy_optimisation.baseline}' compares with the reference policy, which "
+            "this command does not load; inspect a run of another algorithm"
+        )
     tokens = reader.segment(
         output, mask, [scored.parsed.lines for scored in scorer.lists], config.policy_optimisation.layout
     )
@@ -126,9 +131,10 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     logps, entropies = all_logps.gather(2, output[:, :, None]).squeeze(2), -(all_logps.exp() * all_logps).sum(2)
     rollout = Rollout.of_tokens(
         scorer.rewards,
-        RolloutTokens(units.unit_ids, mask, logps, entropies),
+        RolloutTokens(units.unit_ids, mask, logps, entropies, (2 * all_logps).logsumexp(2).exp()),
         objective.units.count,
         rank_features(seen.hidden_states[-1][:, -output.size(1) :], units.unit_ids, objective.units),
+        prompts=[record.context_id],
     )
     spread = objective.spread_advantages(objective.unit_advantages(rollout, group_size), units.n_units)
     return SampledGroup(

@@ -16,15 +16,19 @@ default options and ignore the guard in a denominator:
 shift: "invariant" if adding a number changes nothing, else "other";
 scale: under multiplication by a positive number, "invariant" if nothing changes, "equivariant" if the advantages are
 multiplied too, else "other";
-needs_positive: returns must not be negative; default false.
+needs_positive: returns must not be negative; default false;
+once: it must see the reward of whole lists once per rollout, because it adds a bonus to it or remembers it; default
+    false.
 """
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
-from rlbench.config.options import AtLeastOne, Positive, Share
+from rlbench.config.options import AtLeastOne, NonNegative, Positive, Share
+from rlbench.objective.forward import square_sum
 from rlbench.objective.inputs import Group
 from rlbench.objective.pieces import baselines
 
@@ -114,6 +118,40 @@ def opo(group: Group) -> torch.Tensor:
     baseline = _weighted_mean(_kept(group.returns, group.counted), weights, dim=(1,))
     # A group without tokens has nothing to train.
     return _kept(group.returns - baseline, group.counted & (weights.sum(dim=1, keepdim=True) > 0))
+
+
+@baselines.piece(needs=("old_logps", f"old_{square_sum.__name__}"), shift="invariant", scale="equivariant")
+def optimal_token(group: Group) -> torch.Tensor:
+    """R - sum(W R) / sum(W), W the squared norm of the score by the logits, summed from the list's beginning to the end
+    of the unit (Optimal Token Baseline, arXiv 2602.07078, as verl's `optimal_token_baseline`).
+
+    A token's part of W is 1 - 2 pi + sum of pi^2 over the vocabulary. `opo` has the number of the unit's tokens for W.
+    Adapted to lists: a unit is a rank, or the whole list, where the paper has one baseline for each token position.
+    A rank that only one list of the group has gets 0; verl gives it its return unless `handle_zero_tail` is off.
+    """
+    there = group.counted & (group.unit_tokens > 0)
+    weights = _kept(group.until["score_norm"], there)
+    baseline = _weighted_mean(_kept(group.returns, there), weights, dim=(1,))
+    # A group without tokens has nothing to train, and one whose every token was certain has no gradient.
+    return _kept(group.returns - baseline, group.counted & (weights.sum(dim=1, keepdim=True) > 0))
+
+
+@baselines.piece(needs=("divergence",), shift="other", scale="other")
+def kl_budget(group: Group, *, budget: Positive = 10.0, penalty: NonNegative = 1.0) -> torch.Tensor:
+    """`group_std` of R, or of -penalty for a unit at whose end the list has spent its budget of divergence from the
+    reference (CMDP distillation, arXiv 2509.22921; inspired by: abstract only).
+
+    The paper maximises the task's reward under a bound on the divergence from a teacher, by a changed reward in place
+    of a Lagrange multiplier. The divergence spent is the sum of log pi_old - log pi_ref over the tokens so far. Adapted
+    to lists: the teacher is the reference policy. Under credit of ranks a list keeps the rewards of the ranks before
+    the one at which its budget ran out.
+
+    Args:
+        budget: the most divergence of a list, in nats.
+        penalty: minus the return of a unit beyond the budget.
+    """
+    spent = group.until["divergence"] > budget
+    return group_std(replace(group, returns=torch.where(spent, -penalty, group.returns)))
 
 
 @baselines.piece(shift="invariant", scale="invariant")
@@ -291,7 +329,40 @@ def c2gspg(group: Group) -> torch.Tensor:
     return _kept(_centred(group.returns, group.counted) / (1 - confidence + VERL_EPSILON), group.counted)
 
 
-@baselines.piece(needs=("hidden_states",), shift="invariant", scale="invariant")
+@baselines.piece(needs=("prompts",), shift="other", scale="other", once=True)
+def value_tracker(group: Group, *, forget: Share = 0.9) -> torch.Tensor:
+    """R - V, normalised over the batch, V a running mean of the prompt's returns in earlier rollouts (SPO, arXiv
+    2509.13232; published code).
+
+    After n weighted returns with sum s, V is s / n. A rollout with m returns of sum r makes them forget n + m and
+    forget s + r. For returns of 0 and 1 this is the paper's Beta distribution. Then the advantages of a column lose
+    their mean and are divided by one deviation for all columns, plus 1e-8.
+
+    The paper draws one completion per prompt and estimates V from a few others beforehand. Here all returns of a group
+    count, and the first group of a prompt takes the place of that estimate: R minus the mean of the group's others.
+    Adapted to lists: each column has its own V.
+
+    Args:
+        forget: weight of the past. The paper takes it between .875 and .96 by how far the policy has moved since the
+            prompt's last rollout; the published code also has a constant.
+    """
+    first = leave_one_out(group)
+    advantages, returns = torch.zeros_like(first), _kept(group.returns, group.counted)
+    for p, prompt in enumerate(group.prompts):
+        for c in range(returns.size(2)):
+            total, weight = (f"value_tracker/{prompt}/{c}/{name}" for name in ("total", "weight"))
+            s, n = group.carried.get(total, 0.0), group.carried.get(weight, 0.0)
+            advantages[p, :, c] = returns[p, :, c] - s / n if n else first[p, :, c]
+            group.carried[total] = forget * s + returns[p, :, c].double().sum().item()
+            group.carried[weight] = forget * n + group.counted[p, :, c].sum().item()
+    counted = group.counted
+    size = counted.sum(dim=(0, 1), keepdim=True).clamp(min=1)
+    centred = _kept(advantages - _kept(advantages, counted).sum(dim=(0, 1), keepdim=True) / size, counted)
+    deviation = (centred.square().sum() / (counted.sum() - 1).clamp(min=1)).sqrt()
+    return centred / (deviation + WHITEN_EPSILON)
+
+
+@baselines.piece(needs=("hidden_states",), shift="invariant", scale="invariant", once=True)
 def effective_rank(group: Group, *, kappa: AtLeastOne = 2.0, ema: Share = 0.3) -> torch.Tensor:
     """A + min(relu(phi), |A| / kappa), A of `group_std` with epsilon 1e-6, phi from hidden states (VERL, arXiv
     2509.23808).

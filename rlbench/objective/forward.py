@@ -32,6 +32,12 @@ def mean_logps(logps: torch.Tensor) -> torch.Tensor:
     return logps.mean(dim=1)
 
 
+@scalars.piece(differentiable=False)
+def square_sum(logps: torch.Tensor) -> torch.Tensor:
+    """Sum over the vocabulary of squared probabilities."""
+    return (2 * logps).logsumexp(dim=1).exp()
+
+
 @scalars.piece(differentiable=True)
 def top_p_entropy(logps: torch.Tensor) -> torch.Tensor:
     """Entropy of the most likely tokens whose probability together stays below .8, at most 10,000 tokens, renormalised

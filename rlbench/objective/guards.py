@@ -103,7 +103,8 @@ def kl_scale_without_kl(config: Config) -> str:
 def sync_without_reference(config: Config) -> str:
     """A reference that follows the policy but is never used."""
     algorithm = config.policy_optimisation
-    if not algorithm.reference.sync_every or algorithm.kl.beta > 0 or _surrogate(config).facts["needs_reference"]:
+    compares = _surrogate(config).facts["needs_reference"] or "divergence" in baselines[algorithm.baseline].needs
+    if not algorithm.reference.sync_every or algorithm.kl.beta > 0 or compares:
         return ""
     return (
         f"algorithm.reference.sync_every = {algorithm.reference.sync_every} has no effect, because nothing uses the "
@@ -155,13 +156,13 @@ def left_out_tokens(config: Config) -> str:
 
 
 def bonus_for_each_term(config: Config) -> str:
-    """A baseline with a bonus, which would be added once for each normalised term."""
+    """A baseline with a bonus or a memory, which would act once for each normalised term."""
     baseline = config.policy_optimisation.baseline
-    if config.reward.combine != "normalise_then_sum" or "hidden_states" not in baselines[baseline].needs:
+    if config.reward.combine != "normalise_then_sum" or not baselines[baseline].facts.get("once"):
         return ""
     return (
-        f"algorithm.baseline = '{baseline}' adds a bonus to the returns before it normalises them, but "
-        "reward.combine = 'normalise_then_sum' normalises each term, so the bonus would be added once per term; use "
+        f"algorithm.baseline = '{baseline}' adds a bonus to the returns or remembers them, but reward.combine = "
+        "'normalise_then_sum' normalises each term, so it would do so once per term; use "
         "reward.combine=sum_then_normalise"
     )
 

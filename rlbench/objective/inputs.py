@@ -1,6 +1,6 @@
 """Inputs of the pieces. Shapes: B completions, T tokens, U units, P prompts, G completions per prompt, C columns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -87,6 +87,11 @@ class Group:
             hidden_states, also effective_rank, rank_velocity and rank_acceleration
             (`rlbench.objective.effective_rank`).
         progress: finished share of the run's updates, in [0, 1].
+        until: (P, G, C) by name, sums over the list's tokens up to the end of the credited unit. For a list these are
+            all its tokens, for a rank those of this and of earlier ranks. score_norm sums the squared norm of the score
+            by the logits, 1 - 2 pi + sum of pi^2 over the vocabulary, for pieces that need old_logps and
+            old_square_sum. divergence sums log pi_old - log pi_ref. Each is missing if no piece needs it.
+        prompts: (P,) the prompts' names, which stay the same from update to update; empty if no piece needs them.
         carried: numbers that pieces carry from update to update.
     """
 
@@ -97,6 +102,8 @@ class Group:
     success: torch.Tensor
     features: Mapping[str, torch.Tensor]
     progress: float
+    until: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    prompts: Sequence[str] = ()
     carried: Carried = field(default_factory=dict)
 
 

@@ -43,12 +43,25 @@ class RolloutTokens:
         mask: 0 on padding.
         logps: log-probabilities under the rollout policy; zeros if no piece needs them.
         entropies: entropies at the tokens; zeros if no piece needs them.
+        square_sums: sums of squared probabilities over the vocabulary; None if no piece needs them.
+        divergences: log-ratios of the rollout policy to the reference; None if no piece needs them.
     """
 
     unit_ids: torch.Tensor
     mask: torch.Tensor
     logps: torch.Tensor
     entropies: torch.Tensor
+    square_sums: torch.Tensor | None = None
+    divergences: torch.Tensor | None = None
+
+    def summed(self) -> dict[str, torch.Tensor]:
+        """(B', T) by name, the values whose sums are in `Group.until`."""
+        found = {}
+        if self.square_sums is not None:
+            found["score_norm"] = 1 - 2 * self.logps.exp() + self.square_sums
+        if self.divergences is not None:
+            found["divergence"] = self.divergences
+        return found
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,8 @@ class Rollout:
         hidden: (B,) further properties of lists by name: mode, and numbers computed from hidden states if a piece needs
             them.
         carried: numbers that pieces carry from update to update.
+        prompts: (P,) names of the prompts, the same in every update; empty if no piece needs them.
+        unit_sums: (B, U) by name, sums over the tokens of each unit, for `Group.until`.
     """
 
     rewards: RewardBatch
@@ -73,6 +88,8 @@ class Rollout:
     progress: float
     hidden: Mapping[str, torch.Tensor] = field(default_factory=dict)
     carried: Carried = field(default_factory=dict)
+    prompts: Sequence[str] = ()
+    unit_sums: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of_tokens(
@@ -83,6 +100,7 @@ class Rollout:
         hidden: Mapping[str, torch.Tensor] | None = None,
         progress: float = 0.0,
         course: Course | None = None,
+        prompts: Sequence[str] = (),
     ) -> "Rollout":
         """Build from this process's tokens.
 
@@ -93,18 +111,24 @@ class Rollout:
             hidden: (B',) further properties of lists, by name.
             progress: finished share of the run's updates.
             course: carried numbers, and how to gather rows over processes. Default: none, and a single process.
+            prompts: (P,) names of the prompts of all processes.
         """
         course = course or Course()
         sizes = unit_sizes(tokens.unit_ids, tokens.mask, count)
-        sums = scatter_mean(tokens.logps, tokens.unit_ids, tokens.mask, count) * sizes
+
+        def summed(values: torch.Tensor) -> torch.Tensor:
+            return course.gather(scatter_mean(values, tokens.unit_ids, tokens.mask, count) * sizes)
+
         return cls(
             rewards,
             course.gather(sizes),
-            course.gather(sums),
+            summed(tokens.logps),
             course.gather(masked_mean(tokens.entropies, tokens.mask)),
             progress,
             {name: course.gather(values) for name, values in (hidden or {}).items()},
             course.carried,
+            prompts,
+            {name: summed(values) for name, values in tokens.summed().items()},
         )
 
     def features(self) -> dict[str, torch.Tensor]:
@@ -187,8 +211,9 @@ class Objective:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss compares the policy with a reference policy."""
-        return self.algorithm.kl.beta > 0 or surrogates[self.algorithm.surrogate].facts["needs_reference"]
+        """Whether the loss or a baseline compares the policy with a reference policy."""
+        surrogate = surrogates[self.algorithm.surrogate]
+        return self.algorithm.kl.beta > 0 or surrogate.facts["needs_reference"] or "divergence" in self.needs
 
     @property
     def skips_idle(self) -> bool:
@@ -275,6 +300,7 @@ class Objective:
         tokens, logps = (of_nodes(self._of_columns(given)) for given in (rollout.unit_tokens, rollout.unit_logps))
         features = {name: of_nodes(values).view(rows) for name, values in rollout.features().items()}
         success = of_nodes(rollout.rewards.success) > 0
+        until = {name: of_nodes(self._until(sums)).view(shape) for name, sums in rollout.unit_sums.items()}
 
         def normalise(of_units: torch.Tensor) -> torch.Tensor:
             # Round only now, so that sums that differ only in their order become equal.
@@ -287,11 +313,14 @@ class Objective:
                 success=success.view(rows),
                 features=features,
                 progress=rollout.progress,
+                prompts=rollout.prompts,
+                until={name: sums.to(of_units) for name, sums in until.items()},
                 carried=rollout.carried,
             )
             piece = f"baseline '{self.algorithm.baseline}'"
             made = shaped(piece, self.baseline(group), group.returns.shape)
-            given = [group.returns, group.unit_tokens, group.log_confidence, *group.features.values()]
+            given = [group.returns, group.unit_tokens, group.log_confidence]
+            given += [*group.features.values(), *group.until.values()]
             self.blamed = self.blamed or made_not_finite(piece, made, given)
             return made.view_as(of_units)
 
@@ -309,6 +338,12 @@ class Objective:
         """(B, U) sums over units -> (B, C) sums over the units that each column credits."""
         real = of_units[:, : self.units.padding]
         parts = {"sequence": real.sum(dim=1, keepdim=True), "rank": of_units[:, : self.units.list_length]}
+        return torch.cat([parts[kind] for kind in self.credit.facts["columns"]], dim=1)
+
+    def _until(self, of_units: torch.Tensor) -> torch.Tensor:
+        """(B, U) sums over units -> (B, C) sums up to the end of the units that each column credits."""
+        whole = of_units[:, : self.units.padding].sum(dim=1, keepdim=True)
+        parts = {"sequence": whole, "rank": of_units[:, : self.units.list_length].cumsum(dim=1)}
         return torch.cat([parts[kind] for kind in self.credit.facts["columns"]], dim=1)
 
     def token_units(self, tokens: TokenUnits) -> TokenUnits:

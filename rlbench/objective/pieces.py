@@ -24,6 +24,8 @@ NEEDS = {
     "loss",
     "entropy": "of every token position, differentiable",
     "hidden_states": "of the completions' tokens at the rollout, for the rank features of `Group.features`",
+    "divergence": "log-ratio of the rollout policy to the reference policy at the completions' tokens, at the rollout",
+    "prompts": "names of the prompts",
     "demonstrations": "log-probabilities of a batch of demonstrations, differentiable",
 }
 """Inputs that a piece may request beyond those of every update. It may also request every name in `scalars`, and that

@@ -6,9 +6,9 @@ from typing import Any
 from rlbench.base.errors import nearest
 from rlbench.config.options import Option, check_options
 from rlbench.config.schema import AlgorithmConfig, Config, RolloutConfig, SamplerConfig
-from rlbench.objective.pieces import Place
+from rlbench.objective.pieces import Place, baselines
 from rlbench.sampling.places import keeps, structures, weights
-from rlbench.sampling.structures import all_options
+from rlbench.sampling.structures import all_options, levels_of
 
 
 def check_sampling(config: Config, processes: int = 1) -> list[str]:
@@ -99,10 +99,15 @@ def _of_rollout(config: Config, processes: int) -> list[str]:
             f"sampler = {config.sampler.name} and rollout = {rollout.name} have no effect on algorithm="
             f"{config.algorithm.name}, which draws its own lists; use sampler=uniform rollout=flat"
         ]
-    problems = []
+    problems, baseline = [], config.algorithm.baseline
     check = structures[rollout.structure].facts["check"]
     if wrong := check(rl.group_size, config.dataset.list_length, **all_options(rollout)):
         problems.append(wrong)
+    elif baselines[baseline].facts.get("once") and levels_of(rollout, rl.group_size, config.dataset.list_length):
+        problems.append(
+            f"rollout = {rollout.name} with algorithm.baseline = '{baseline}', which adds a bonus to the returns or "
+            "remembers them, and would do so once for each level of the rollout; use rollout=flat"
+        )
     if (rl.completions_per_update // processes) % rl.group_size:
         problems.append(
             f"sampler = {config.sampler.name} and rollout = {rollout.name} need whole groups on each process, but "

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from rlbench.base.digests import own_digest
 from rlbench.config.schema import GenerationConfig, RolloutConfig, SamplerConfig
 from rlbench.lists.reader import TokenUnits
 from rlbench.models.adapters import causal, in_float32, merged
@@ -438,7 +439,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         )
         units = self.objective.token_units(tokens)
         output["unit_ids"] = units.unit_ids
-        rollout = self._rollout(output, rewards)
+        rollout = self._rollout(output, rewards, self._prompt_names(inputs))
         of_all = self.objective.unit_advantages(rollout, self.num_generations)
         n_units = gather(units.n_units.to(of_all.device))
         spread = self.objective.spread_advantages(of_all, n_units)
@@ -518,13 +519,22 @@ class RankedListTrainer(Metered, GRPOTrainer):
         level_ids = level_of_tokens(units.unit_ids, self.objective.units.list_length, levels)
         return torch.stack(of_levels).gather(0, level_ids[None]).squeeze(0)
 
-    def _rollout(self, output: dict[str, Any], rewards: RewardBatch) -> Rollout:
+    def _prompt_names(self, inputs: Sequence[Mapping[str, Any]]) -> list[str]:
+        """(P,) names of the prompts of all processes; empty if no piece needs them."""
+        if "prompts" not in self.objective.needs:
+            return []
+        own = [own_digest({"prompt": row["prompt"]})[:16] for row in inputs]
+        every: list[str] = gather_object(own) if self.accelerator.num_processes > 1 else own
+        return every[:: self.num_generations]
+
+    def _rollout(self, output: dict[str, Any], rewards: RewardBatch, prompts: Sequence[str]) -> Rollout:
         """The inputs of baselines, gathered over processes. Also puts the rollout's scalars into the batch."""
         mask, needs = output["completion_mask"], self.objective.needs
         logps = entropies = torch.zeros(mask.shape, device=mask.device)
+        square_sums = divergences = None
         features: dict[str, torch.Tensor] = {}
         of_tokens, hidden = self.objective.scalars_at_rollout(self.carried), "hidden_states" in needs
-        if "old_logps" in needs or of_tokens or hidden:
+        if {"old_logps", "divergence"} & needs or of_tokens or hidden:
             with torch.no_grad():
                 scores = self._pass_of_rollout(
                     self.model, self._completions(output), wants_entropy=True, wants_hidden=hidden or bool(of_tokens)
@@ -532,6 +542,9 @@ class RankedListTrainer(Metered, GRPOTrainer):
                 scalars = self._scalars(scores.hidden, of_tokens)
             assert scores.entropies is not None
             logps, entropies = scores.logps, scores.entropies
+            square_sums = scalars.get("square_sum")
+            if "divergence" in needs:
+                divergences = logps - output["ref_per_token_logps"]
             output |= {f"old_{name}": scalars[name] for name in self.objective.rollout_scalars}
             self.objective.begin(scalars, mask, self.carried, gather)
             if hidden:
@@ -540,11 +553,12 @@ class RankedListTrainer(Metered, GRPOTrainer):
         features["mode"] = output["mode"].float()
         return Rollout.of_tokens(
             rewards,
-            RolloutTokens(output["unit_ids"], mask, logps, entropies),
+            RolloutTokens(output["unit_ids"], mask, logps, entropies, square_sums, divergences),
             self.objective.units.count,
             features,
             self.state.global_step / self.args.max_steps,
             Course(self.state.global_step, self.carried, gather),
+            prompts,
         )
 
     def _scalars(self, hidden: torch.Tensor | None, names: Sequence[str]) -> dict[str, torch.Tensor]:

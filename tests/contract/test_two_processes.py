@@ -35,6 +35,8 @@ OURS = {
     "canon": ["algorithm=canon"],  # entropies of the rollout
     "verl_erank": ["algorithm=verl_erank"],  # hidden states of the rollout, and their means in earlier updates
     "top_entropy": ["algorithm=top_entropy"],  # entropies of the micro-batch
+    "spo": ["algorithm=spo"],  # names of prompts, and their values
+    "cmdp": ["algorithm=cmdp", "algorithm.options.kl_budget.budget=0.001"],  # sums over tokens
     "bnpo": ["algorithm=bnpo"],
 }
 """Methods by what they need from all processes; only bnpo depends on how the batch is divided."""
@@ -47,6 +49,8 @@ UNDIVIDED = [
     ("canon", "accumulation_1"),
     ("verl_erank", "accumulation_1"),
     ("top_entropy", "accumulation_1"),
+    ("spo", "accumulation_1"),
+    ("cmdp", "accumulation_1"),
 ]
 """Methods whose update is that of the whole batch."""
 

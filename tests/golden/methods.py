@@ -35,6 +35,8 @@ ANCHOR = 0.6
 """SIREN's entropy at the first update."""
 USUAL = {"effective_rank": 1.7, "rank_velocity": 0.4, "rank_acceleration": -0.6}
 """VERL's running means before this update."""
+VALUES = {"a": (2.4, 3.0), "b": (1.0, 4.0)}
+"""SPO's weighted sum and number of earlier returns of two prompts; the third is new."""
 
 Rows = list[list[float]]
 
@@ -70,6 +72,8 @@ class Batch:
         mean_lp: mean log-probability of the vocabulary under the policy.
         old_mean_lp: the same under the rollout policy.
         states: hidden states of the rollout policy, two numbers per token.
+        square_sums: sums over the vocabulary of squared probabilities under the rollout policy.
+        prompt: the prompt of each list.
     """
 
     texts: list[str]
@@ -81,6 +85,8 @@ class Batch:
     mean_lp: Rows
     old_mean_lp: Rows
     states: list[list[tuple[float, float]]]
+    square_sums: Rows
+    prompt: list[str]
 
     @property
     def lists(self) -> range:
@@ -152,6 +158,8 @@ def drawn(seed: int = SEED) -> Batch:
         mean_lp=between(-4.0, -2.0),
         old_mean_lp=between(-4.0, -2.0),
         states=[[(rng.uniform(-2, 2), rng.uniform(-3, 3)) for _ in range(size)] for size in sizes],
+        square_sums=[[math.exp(2 * x) + rng.uniform(0, 1) * (1 - math.exp(x)) ** 2 for x in row] for row in old],
+        prompt=[name for name, (_, of_prompt) in zip("abc", PROMPTS, strict=True) for _ in of_prompt],
     )
 
 
@@ -348,6 +356,28 @@ def opo(b: Batch) -> Loss:
         return [r[i] - sum(size[j] * r[j] for j in group) / sum(size[j] for j in group) for i in group]
 
     return grpo_loss(b, in_groups(b.lists, formula))
+
+
+@method
+def spo(b: Batch) -> Loss:
+    """A = R - s / n, the prompt's earlier returns, or RLOO's for a new prompt; then z-scores over the batch."""
+    r = rewards(b)
+
+    def value(i):
+        if b.prompt[i] in VALUES:
+            total, n = VALUES[b.prompt[i]]
+            return total / n
+        return mean(r[j] for j in b.lists if b.prompt[j] == b.prompt[i] and j != i)
+
+    return grpo_loss(b, z_score([r[i] - value(i) for i in b.lists], 1e-8))
+
+
+@method
+def cmdp(b: Batch) -> Loss:
+    """R is -1 for a list with sum_t log pi_old / pi_ref above 1 (after arXiv 2509.22921), and no KL."""
+    spent = [sum(b.old[i][t] - b.ref[i][t] for t in b.tokens(i)) for i in b.lists]
+    r = [-1.0 if cost > 1.0 else x for x, cost in zip(rewards(b), spent, strict=True)]
+    return grpo_loss(b, in_groups(r, z_score), beta=0.0)
 
 
 @method
@@ -869,6 +899,34 @@ def shapley_rank(b: Batch) -> Loss:
         )  # fmt: skip
 
     return rank_grpo_loss(b, value)
+
+
+@method
+def optimal_token_baseline(b: Batch) -> Loss:
+    """A_ik = r_ik - sum_j W_jk r_jk / sum_j W_jk over the lists with rank k, W_jk the sum of 1 - 2 pi + sum pi^2 over
+    the tokens of ranks 1 to k; a token's ratio, a mean over ranks (arXiv 2602.07078 with ranks for tokens)."""
+    unit = [paper_units(b, i) for i in b.lists]
+
+    def energy(i, k):
+        tokens = [t for t in b.tokens(i) if unit[i][t] in range(1, k + 1)]
+        return sum(1 - 2 * math.exp(b.old[i][t]) + b.square_sums[i][t] for t in tokens) if k in unit[i] else 0.0
+
+    def column(group, k):
+        w_k = [energy(i, k) for i in group]
+        r_k = [log_decay(b, i, k) for i in group]
+        if not sum(w_k):
+            return [0.0] * len(group)
+        baseline = sum(x * y for x, y in zip(w_k, r_k, strict=True)) / sum(w_k)
+        return [x - baseline for x in r_k]
+
+    columns = {k: in_groups(b.lists, lambda group, k=k: column(group, k)) for k in ranks()}
+    a = [{**paper_shaping(b, i), **{k: columns[k][i] for k in ranks()}} for i in b.lists]
+
+    def of_unit(pi, i, u, tokens):
+        return mean(ppo(w(b, pi, i, t), a[i][u], 0.2, 0.26) - 0.001 * k3(b, pi, i, t) for t in tokens)
+
+    blocks_of = [list(blocks(unit[i])) for i in b.lists]
+    return lambda pi: -sum(of_unit(pi, i, *block) for i in b.lists for block in blocks_of[i]) / (len(b.lists) * N)
 
 
 @method

@@ -78,6 +78,8 @@ def random_group(seed, prompts=3, size=5, columns=2):
         success=uniform(0, 1, prompts, size) > 0.5,
         features={name: uniform(0.5, 3.0, prompts, size) for name in FEATURES},
         progress=0.4,
+        until={"score_norm": uniform(0.1, 3.0, *shape), "divergence": uniform(0.0, 20.0, *shape)},
+        prompts=[f"prompt {p}" for p in range(prompts)],
     )
 
 
@@ -85,7 +87,13 @@ def of_first_prompt(name, group, factor=1.0, shift=0.0):
     """The first prompt's advantages after only its returns are scaled and shifted."""
     returns = group.returns.clone()
     returns[0] = factor * returns[0] + shift
-    return baselines[name].function(replace(group, returns=returns, carried={}))[0]
+    earlier = {
+        f"value_tracker/{prompt}/{c}/{part}": value
+        for prompt in group.prompts
+        for c in range(returns.size(2))
+        for part, value in (("total", 1.2), ("weight", 2.0))
+    }
+    return baselines[name].function(replace(group, returns=returns, carried=earlier))[0]
 
 
 def distance(one, two):
@@ -129,9 +137,15 @@ WITH_SIGNAL = {
     "reinforce_pp": "compared with the batch",
     "reinforce_pp_baseline": "centred over the batch's tokens",
     "unlikeliness": "equal lists are told apart by their likelihood",
+    "kl_budget": "equal lists are told apart by their distance from the reference",
+    "value_tracker": "compared with the prompt's earlier returns and with the batch",
 }
 """Baselines that distinguish lists with equal returns, or push them all."""
-ROUNDED = {"opo": "a weighted mean of equal numbers", "conditional_split": "a weighted mean of equal numbers"}
+ROUNDED = {
+    "opo": "a weighted mean of equal numbers",
+    "optimal_token": "a weighted mean of equal numbers",
+    "conditional_split": "a weighted mean of equal numbers",
+}
 """Baselines without a small divisor, for which equal returns may leave a rounding error."""
 
 
@@ -142,7 +156,12 @@ def test_equal_returns_give_no_advantage(name, dtype):
     for seed in range(20):
         group = random_group(seed, size=3 + seed % 5)
         group.returns[0] = group.returns[0, :1]
-        group = replace(group, returns=group.returns.to(dtype), log_confidence=group.log_confidence.to(dtype))
+        group = replace(
+            group,
+            returns=group.returns.to(dtype),
+            log_confidence=group.log_confidence.to(dtype),
+            until={key: values.to(dtype) for key, values in group.until.items()},
+        )
         largest = max(largest, of_first_prompt(name, group).abs().max().item())
     if name in WITH_SIGNAL:
         assert largest > 1e-3
@@ -234,6 +253,12 @@ IDENTITIES = {
         ["swap_rank"],
         as_it_is,
         1e-9,
+    ),
+    "CMDP with a budget that nobody spends is GRPO without KL": (
+        ["cmdp", "options.kl_budget.budget=9.0"],
+        ["grpo", "kl.beta=0.0"],
+        as_it_is,
+        1e-12,
     ),
     "on policy DRO is REINFORCE over tokens": (["dro"], ["reinforce", "aggregation=token_mean"], on_policy, 1e-12),
     "GSPO-token is GSPO": (["gspo_token"], ["gspo"], as_it_is, 1e-12),

@@ -22,6 +22,8 @@ EXTRAS = {
     "top_p_entropy": (B, T),
     "mean_logps": (B, T),
     "old_mean_logps": (B, T),
+    "old_square_sum": (B, T),
+    "divergence": (B, T),
     "hidden_states": (B, T, 6),
     "demonstration_logps": (3, 5),
 }
@@ -47,7 +49,11 @@ def given() -> dict:
         "ranks": torch.tensor([[-1, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, -2]] * B),
         "mask": mask,
         "extras": {name: drawn(*shape).abs() for name, shape in EXTRAS.items()}
-        | {"demonstration_mask": torch.ones(3, 5), "n_truth": hits.sum(1).clamp(min=1)},
+        | {
+            "demonstration_mask": torch.ones(3, 5),
+            "n_truth": hits.sum(1).clamp(min=1),
+            "prompts": torch.arange(B) // 4,
+        },
     }
 
 

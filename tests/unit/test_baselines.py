@@ -1,5 +1,6 @@
 """Baselines against loops written from their formulas, and their promised properties."""
 
+import itertools
 import math
 import statistics
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from rlbench.objective.pieces import baselines
 from tests.golden.methods import soft_window
 
 P, C = 4, 3
+VALUES = [[(1.0, 2.0), (0.0, 3.0), (2.5, 4.0)], [(0.7, 1.0), (2.0, 2.5), (0.1, 0.2)]]
+"""Weighted sum and number of earlier returns of two prompts, column by column."""
 METRICS = ("tokens", "entries", "entropy", "confidence", "popularity", "in_catalog", "duplicates")
 OF_HIDDEN = ("effective_rank", "rank_velocity", "rank_acceleration")
 
@@ -41,12 +44,21 @@ def random_group(size, seed=0, counted="some"):
         success=integers(2, P, size) > 0,
         features={name: integers(size, P, size) for name in (*METRICS, *OF_HIDDEN)},
         progress=0.3,
+        until={
+            "score_norm": integers(7, P, size, C) / 3 * (tokens > 0),
+            "divergence": integers(9, P, size, C) - 4,
+        },
+        prompts=[f"prompt {p}" for p in range(P)],
     )
 
 
 def baseline(name, group, **options):
-    """The advantages of a baseline, after an update in which every mean of effective rank was 2."""
+    """The advantages of a baseline, after an update in which every mean of effective rank was 2, and in which the
+    first two prompts had returns."""
     before = {f"effective_rank/{part}{feature}": 2.0 for feature in OF_HIDDEN for part in ("", "last/")}
+    for p, c in itertools.product(range(2), range(C)):
+        total, weight = VALUES[p][c]
+        before |= {f"value_tracker/prompt {p}/{c}/total": total, f"value_tracker/prompt {p}/{c}/weight": weight}
     return baselines[name].function(replace(group, carried=before), **options)
 
 
@@ -68,6 +80,8 @@ class Member:
     tokens: int
     log_confidence: float
     metric: float
+    score_norm: float
+    divergence: float
 
 
 def members_of(group, metric="tokens"):
@@ -81,6 +95,8 @@ def members_of(group, metric="tokens"):
             int(group.unit_tokens[p, i, c]),
             group.log_confidence[p, i, c].item(),
             group.features[metric][p, i].item(),
+            group.until["score_norm"][p, i, c].item(),
+            group.until["divergence"][p, i, c].item(),
         )
         for p, i, c in group.counted.nonzero().tolist()
     ]
@@ -216,6 +232,30 @@ def loop_gpg(members, valid="varied"):
     return [len(members) / max(good, 1) * advantages[id(m)] for m in members]
 
 
+def loop_optimal_token(members):
+    there = [m for m in members if m.tokens]
+    total = sum(m.score_norm for m in there)
+    if not total:
+        return [0.0] * len(members)
+    return [m.r - sum(other.score_norm * other.r for other in there) / total for m in members]
+
+
+def loop_kl_budget(members, budget=10.0, penalty=1.0):
+    return loop_group_std([replace(m, r=-penalty if m.divergence > budget else m.r) for m in members])
+
+
+def loop_value_tracker(members, forget=0.9):
+    advantages = {}
+    for column in columns_of(members):
+        plain = loop_leave_one_out(column)
+        for m, first in zip(column, plain, strict=True):
+            known = m.prompt < len(VALUES)
+            advantages[id(m)] = m.r - VALUES[m.prompt][m.column][0] / VALUES[m.prompt][m.column][1] if known else first
+    means = {c: mean([advantages[id(m)] for m in members if m.column == c]) for c in {m.column for m in members}}
+    centred = [advantages[id(m)] - means[m.column] for m in members]
+    return [a / (math.sqrt(sum(x * x for x in centred) / (len(members) - 1)) + 1e-8) for a in centred]
+
+
 def loop_batch_std(members):
     scale = std(rewards(members)) + 1e-4
     means = {(c[0].prompt, c[0].column): mean(rewards(c)) for c in columns_of(members)}
@@ -275,6 +315,8 @@ OF_COLUMNS = {
     "pass_at_k": loop_pass_at_k,
     "c2gspg": loop_c2gspg,
     "windowed": loop_windowed,
+    "optimal_token": loop_optimal_token,
+    "kl_budget": loop_kl_budget,
 }
 OF_BATCHES = {
     "batch_std": loop_batch_std,
@@ -282,6 +324,7 @@ OF_BATCHES = {
     "reinforce_pp_baseline": loop_reinforce_pp_baseline,
     "rapo_scale": loop_rapo_scale,
     "gpg": loop_gpg,
+    "value_tracker": loop_value_tracker,
 }
 OPTIONS = {
     "group_std": [{}, {"epsilon": 0.01}, {"epsilon": 0.01, "deviation": "population"}],
@@ -289,6 +332,8 @@ OPTIONS = {
     "unlikeliness": [{}, {"beta_rank": 0.0}, {"beta_rank": 1.0}],
     "pass_at_k": [{}, {"by_std": False}],
     "gpg": [{}, {"valid": "nonzero"}],
+    "kl_budget": [{}, {"budget": 1.5, "penalty": 0.5}, {"budget": 0.5, "penalty": 0.0}],
+    "value_tracker": [{}, {"forget": 0.0}],
     "windowed": [
         {},
         {"anchor": 1.0, "width": 1.0},
@@ -379,6 +424,10 @@ PROMISES = {
     ("gpg",): Promise(scaled="as much", apart=False),
     ("gpg", ("valid", "nonzero")): Promise(shifted="other", scaled="as much", apart=False),
     ("windowed",): Promise(sums_to_zero=False),
+    ("optimal_token",): Promise(scaled="as much", sums_to_zero=False),
+    ("kl_budget",): Promise(),
+    ("kl_budget", ("budget", 1.5)): Promise(shifted="other", scaled="other", quiet=False),
+    ("value_tracker",): Promise(shifted="other", scaled="other", sums_to_zero=False, quiet=False, apart=False),
     ("windowed", ("width", 100.0)): Promise(),
     ("effective_rank",): Promise(sums_to_zero=False),
 }
@@ -419,6 +468,10 @@ def test_sums(name, options, promise):
         assert (advantages * group.unit_tokens).sum(OVER_TOKENS[name]).abs().max() < 1e-9
 
 
+MORE_THAN_RETURNS = ("kl_budget", "value_tracker")
+"""Baselines that replace returns or compare them with earlier ones, so that returns of 0 may have advantages."""
+
+
 @pytest.mark.parametrize(("name", "options", "promise"), PROMISED)
 def test_equal_returns(name, options, promise):
     group = random_group(6)
@@ -426,7 +479,7 @@ def test_equal_returns(name, options, promise):
     advantages = baseline(name, group, **options)
     assert (advantages[2].abs().max() < 1e-9) == promise.quiet
     nothing = baseline(name, replace(group, returns=torch.zeros_like(group.returns)), **options)
-    assert not nothing.any()
+    assert nothing.any() == (name in MORE_THAN_RETURNS and not promise.quiet)
     if name == "unlikeliness":  # equal hits differ by how unlikely they were
         hits = group.counted[2] & (group.unit_tokens[2] > 0)
         for column in range(C):
@@ -456,6 +509,7 @@ def test_members_of_a_group_have_no_order(name, options, _):
             group,
             **{key: getattr(group, key)[:, order] for key in ("returns", "counted", "unit_tokens", "log_confidence")},
             success=group.success[:, order],
+            until={key: values[:, order] for key, values in group.until.items()},
             features={key: values[:, order] for key, values in group.features.items()},
         )
         close(baseline(name, permuted, **options), baseline(name, group, **options)[:, order])
@@ -466,6 +520,9 @@ def test_what_is_not_counted_gets_nothing_and_does_nothing(name, options, _):
     group = random_group(6)
     advantages = baseline(name, group, **options)
     assert not advantages[~group.counted].any()
+    for anything in (99.0, -99.0, math.inf, math.nan):
+        until = {name: sums.masked_fill(~group.counted, anything) for name, sums in group.until.items()}
+        assert torch.equal(baseline(name, replace(group, until=until), **options), advantages)
     for key in ("returns", "unit_tokens", "log_confidence"):
         for anything in (99.0, -99.0, math.inf, math.nan):
             changed = replace(group, **{key: getattr(group, key).masked_fill(~group.counted, anything)})
@@ -493,6 +550,7 @@ def test_single_precision_stays(name, options, _):
         **{key: getattr(group, key).float() for key in ("returns", "log_confidence")},
         unit_tokens=group.unit_tokens.long(),
         features={key: values.float() for key, values in group.features.items()},
+        until={key: values.float() for key, values in group.until.items()},
     )
     advantages = baseline(name, single, **options)
     assert advantages.dtype == torch.float32
@@ -681,6 +739,63 @@ def test_a_hard_window_keeps_its_members_alone(width, anchor):
     close(found[near], (plain * 7 / width).expand(len(near)))
 
 
+def test_tokens_of_one_score_make_of_the_optimal_baseline_opo_and_of_equal_lists_the_group_mean():
+    group = random_group(6, counted="all")
+    by_length = replace(group, until={**group.until, "score_norm": group.unit_tokens * 0.3})
+    close(baseline("optimal_token", by_length), baseline("opo", group))
+    alike = replace(
+        group,
+        unit_tokens=torch.ones_like(group.unit_tokens),
+        until={**group.until, "score_norm": torch.full_like(group.returns, 1.7)},
+    )
+    close(baseline("optimal_token", alike), baseline("group_mean", group))
+
+
+def test_the_optimal_baseline_has_the_least_variance():
+    """Of all baselines of a column, R - B has the least weighted square sum with these weights."""
+    group = random_group(6, counted="all")
+    weights = group.until["score_norm"] * (group.unit_tokens > 0)
+
+    def spread(advantages):
+        return (weights * advantages.square()).sum(1)
+
+    best = spread(baseline("optimal_token", group))
+    for shift in (-0.1, 0.1):
+        moved = spread(baseline("optimal_token", group) + shift)
+        assert (moved >= best).all() and (moved > best).any()
+
+
+def test_a_budget_that_nobody_spends_is_group_std():
+    group = random_group(6)
+    close(baseline("kl_budget", group, budget=100.0), baseline("group_std", group))
+
+
+def test_a_tracker_of_one_value_is_a_z_score_of_the_batch():
+    group = random_group(6, counted="all")
+    first = replace(group, **{key: getattr(group, key)[..., :1] for key in ("returns", "counted", "unit_tokens")})
+    carried = {
+        f"value_tracker/prompt {p}/0/{name}": x for p in range(P) for name, x in (("total", 1.4), ("weight", 2.0))
+    }
+    found = baselines["value_tracker"].function(replace(first, carried=carried))
+    close(found, (first.returns - first.returns.mean()) / (first.returns.std() + 1e-8))
+
+
+def test_a_tracker_forgets_and_learns():
+    """Two rollouts of one prompt, by hand: V = (.5 * 2 + 1) / (.5 * 3 + 3) after returns 1, 1, 0 and then 0, 1, 0."""
+    group = random_group(3, counted="all")
+    carried = {}
+    for returns in ([1.0, 1.0, 0.0], [0.0, 1.0, 0.0]):
+        given = replace(
+            group,
+            returns=torch.tensor(returns, dtype=torch.float64)[None, :, None],
+            counted=torch.ones(1, 3, 1, dtype=torch.bool),
+            prompts=["one"],
+            carried=carried,
+        )
+        baselines["value_tracker"].function(given, forget=0.5)
+    assert carried == {"value_tracker/one/0/total": 2.0, "value_tracker/one/0/weight": 4.5}
+
+
 def test_lists_of_one_length_make_of_opo_the_group_mean():
     group = random_group(6)
     close(baseline("opo", replace(group, unit_tokens=torch.full((P, 6, C), 7))), baseline("group_mean", group))
@@ -709,7 +824,13 @@ def test_several_best_are_no_better_than_each_other():
 def test_what_needs_the_rollouts_log_probabilities_says_so():
     needing = {name: baselines[name].needs for name in baselines if baselines[name].needs}
     of_logps = dict.fromkeys(("unlikeliness", "conditional_split", "c2gspg", "windowed"), ("old_logps",))
-    assert needing == {**of_logps, "effective_rank": ("hidden_states",)}
+    others = {
+        "effective_rank": ("hidden_states",),
+        "optimal_token": ("old_logps", "old_square_sum"),
+        "kl_budget": ("divergence",),
+        "value_tracker": ("prompts",),
+    }
+    assert needing == of_logps | others
 
 
 def test_running_means_of_effective_rank_start_at_0_and_lag_one_update():

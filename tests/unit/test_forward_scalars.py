@@ -40,7 +40,12 @@ def slow_top_p_entropy(logits: np.ndarray, share: float = 0.8, at_most: int = 10
     return -sum(value / sum(kept) * np.log(value / sum(kept)) for value in kept)
 
 
-SLOW = {"mean_logps": slow_mean_logps, "top_p_entropy": slow_top_p_entropy}
+def slow_square_sum(logits: np.ndarray) -> float:
+    p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    return sum(value * value for value in p.tolist())
+
+
+SLOW = {"mean_logps": slow_mean_logps, "top_p_entropy": slow_top_p_entropy, "square_sum": slow_square_sum}
 
 
 def logits_of(*probabilities: float) -> torch.Tensor:

@@ -101,7 +101,10 @@ REFUSED = {
     "left_out_tokens": [
         (["algorithm=grpo", "algorithm.regularisers.ntp=0.1"], ["regularisers.ntp", "entropy_quantile = 1"]),
     ],
-    "bonus_for_each_term": [(BONUS, ["baseline = 'effective_rank'", "combine = 'normalise_then_sum'"])],
+    "bonus_for_each_term": [
+        (BONUS, ["baseline = 'effective_rank'", "combine = 'normalise_then_sum'"]),
+        (["algorithm=spo", "reward=guarded_gdpo"], ["baseline = 'value_tracker'", "combine = 'normalise_then_sum'"]),
+    ],
     "correction_of_lists": [
         (["algorithm=vespo", COLOCATE], ["generation.vllm.correction = 'sequence_mask'", "surrogate = 'vespo'"]),
     ],
@@ -257,6 +260,7 @@ ALLOWED = {
     "sync_without_reference": [
         ["algorithm=humanline", "algorithm.kl.beta=0"],
         ["algorithm=grpo", "algorithm.reference.sync_every=4"],
+        ["algorithm=cmdp", "algorithm.reference.sync_every=4"],
     ],
     "credit_that_reads_hits": [["algorithm=shapley_rank", "reward.terms.relevance.weight=2"]],
     "negative_returns": [
