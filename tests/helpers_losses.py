@@ -51,6 +51,8 @@ def loss_inputs(seed: int = 0) -> LossInputs:
             "correct": torch.tensor([1.0, 0.0, 0.3, 1.0, 0.0], dtype=torch.float64),
             "correct_ranks": uniform(0.0, 1.0, B, N).round(),
             "score": torch.tensor([0.7, 0.0, -0.2, 1.3, 0.0], dtype=torch.float64),
+            "demonstration_ref_logps": uniform(-2.0, -0.05, 3, 5),
+            "segment": (unit_ids == units.other).long() * 2,
         },
         course=Course(update=1, carried={"siren/anchor": 0.4}),
     )
@@ -71,7 +73,8 @@ def polluted(inputs: LossInputs, value: float) -> LossInputs:
     """The same with `value` or -`value` on the padding of everything that a model computes."""
     padding = inputs.mask == 0
     of_tokens = ("entropy", "top_p_entropy", "mean_logps", "old_mean_logps")
-    demonstrations = inputs.extras["demonstration_logps"].masked_fill(inputs.extras["demonstration_mask"] == 0, value)
+    beside = inputs.extras["demonstration_mask"] == 0
+    demonstrations = ("demonstration_logps", "demonstration_ref_logps")
     return replace(
         inputs,
         logps=inputs.logps.masked_fill(padding, value),
@@ -80,7 +83,7 @@ def polluted(inputs: LossInputs, value: float) -> LossInputs:
         extras={
             **inputs.extras,
             **{name: inputs.extras[name].masked_fill(padding, value) for name in of_tokens},
-            "demonstration_logps": demonstrations,
+            **{name: inputs.extras[name].masked_fill(beside, value) for name in demonstrations},
         },
     )
 

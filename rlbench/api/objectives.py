@@ -29,7 +29,7 @@ from rlbench.running.cli import config_of
 WITHOUT_RANKS = {
     "ratio": ("token", "sequence", "product", "sequence_token", "none"),
     "aggregation": ("sequence_mean", "token_mean", "global_token_mean", "constant", "sequence_sum"),
-    "regularisers": ("entropy_bonus", "siren", "sft", "ntp", "calibration"),
+    "regularisers": ("entropy_bonus", "siren", "sft", "unlearn", "ntp", "calibration"),
 }
 """Pieces that read no unit of a token, by place."""
 TERM = "given"
@@ -189,7 +189,8 @@ class MethodObjective:
                 given.extras.get("divergence"),
             ),
             objective.units.count,
-            {} if hidden is None else rank_features(hidden, units.unit_ids, objective.units),
+            {name: given.extras[name].float() for name in ("mode",) if name in given.extras}
+            | ({} if hidden is None else rank_features(hidden, units.unit_ids, objective.units)),
             course=self._course(),
             prompts=given.prompts(size) if "prompts" in objective.needs else (),
         )
@@ -259,7 +260,8 @@ class MethodObjective:
                 unit_ids=credit.unit_ids,
                 mask=credit.mask,
                 units=objective.units,
-                extras=extras
+                extras={"segment": torch.zeros_like(credit.unit_ids)}
+                | extras
                 | {"correct": credit.correct, "correct_ranks": credit.correct_ranks}
                 | {"score": credit.score, "kl_scale": credit.kl_scale},
                 course=self._course(),

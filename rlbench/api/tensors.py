@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 OTHER, END = -1, -2
 """Ranks of tokens that belong to no rank: text around the entries, and the token that ends the completion."""
 SCALARS = ("top_p_entropy", "mean_logps", "square_sum")
-OF_TOKENS = ("entropy", "divergence", *(f"{prefix}{name}" for prefix in ("", "old_") for name in SCALARS))
-OF_LISTS = ("n_truth", "prompts", "success", "in_catalog", "duplicates", "popularity")
-OTHERS = ("eos", "hidden_states", "demonstration_logps", "demonstration_mask")
+OF_TOKENS = ("entropy", "divergence", "segment", *(f"{prefix}{name}" for prefix in ("", "old_") for name in SCALARS))
+OF_LISTS = ("n_truth", "prompts", "mode", "success", "in_catalog", "duplicates", "popularity")
+OTHERS = ("eos", "hidden_states", "demonstration_logps", "demonstration_mask", "demonstration_ref_logps")
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,8 @@ def of_loss(objective: Objective) -> set[str]:
     """Names of the extras that the loss reads."""
     needs = objective.needs
     found = {"entropy"} & needs | set(objective.scalars) | {f"old_{name}" for name in objective.rollout_scalars}
-    return found | ({"demonstration_logps", "demonstration_mask"} if "demonstrations" in needs else set())
+    found |= {"demonstration_logps", "demonstration_mask"} if "demonstrations" in needs else set()
+    return found | ({"demonstration_ref_logps"} if "demonstration_reference" in needs else set())
 
 
 def _extra_shape(name: str, shape: tuple[int, ...]) -> tuple[int | None, ...]:

@@ -8,7 +8,7 @@ separate: the loss is a weighted sum of `per_token`, and its weights depend on n
 
 import torch
 
-from rlbench.config.options import NonNegative
+from rlbench.config.options import NonNegative, WholeNumber
 from rlbench.objective.inputs import LossInputs, Window
 from rlbench.objective.pieces import aggregations
 from rlbench.objective.units import masked_mean, scatter_mean
@@ -73,3 +73,22 @@ def segment_weights(
     block = (inputs.unit_ids != inputs.units.other).long()
     of_block = scatter_mean(per_token, block, inputs.mask, 2)
     return (preamble * of_block[:, 0] + answer * of_block[:, 1]).mean() / window.accumulation_steps
+
+
+@aggregations.piece(separate=True)
+def plan_weights(
+    per_token: torch.Tensor, inputs: LossInputs, window: Window, *, plan: NonNegative = 2.0, ranks: WholeNumber = 3
+) -> torch.Tensor:
+    """`sequence_mean` with the losses of the plan's tokens multiplied by `plan` (E2C, arXiv 2509.23946; after notes:
+    its factor is above 1 and otherwise unknown to us).
+
+    The paper's plan is a short exploration that the execution follows. Adapted to lists: the plan is what a rollout
+    writes before the list (`rollout=planned`), and the first ranks, which the later ones follow.
+
+    Args:
+        plan: factor of the plan's tokens.
+        ranks: number of ranks that belong to the plan; 0 for none.
+    """
+    first = inputs.unit_ids < min(ranks, inputs.units.list_length)
+    weights = torch.where(first | (inputs.extras["segment"] > 0), plan, 1.0).to(per_token)
+    return masked_mean(per_token * weights, inputs.mask).mean() / window.accumulation_steps

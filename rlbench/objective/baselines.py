@@ -17,6 +17,7 @@ shift: "invariant" if adding a number changes nothing, else "other";
 scale: under multiplication by a positive number, "invariant" if nothing changes, "equivariant" if the advantages are
 multiplied too, else "other";
 needs_positive: returns must not be negative; default false;
+credit: the credit whose columns it reads in order; default any;
 once: it must see the reward of whole lists once per rollout, because it adds a bonus to it or remembers it; default
     false.
 """
@@ -327,6 +328,36 @@ def c2gspg(group: Group) -> torch.Tensor:
     """
     confidence = _kept(group.log_confidence.exp(), group.unit_tokens > 0)
     return _kept(_centred(group.returns, group.counted) / (1 - confidence + VERL_EPSILON), group.counted)
+
+
+@baselines.piece(shift="invariant", scale="invariant", credit="mode_and_answer")  # shift: but for draws
+def by_mode(group: Group, *, gamma: NonNegative = 1.0, omega: NonNegative = 0.01) -> torch.Tensor:
+    """Advantages of a mode and of answers within a mode (HiPO, arXiv 2509.23967; after notes, formulas from memory).
+
+    `rollout=modes` gives half of a group the mode that thinks first. The first column judges the mode: (mean R of the
+    mode - mean R + gamma (R - mean R)) / std. All other columns judge the answer: (R - mean R of the mode) / std of the
+    mode. If the mean without thoughts is below that with them by at most omega |mean R with thoughts|, it is raised by
+    this much in the first column, so that a draw favours the shorter mode. Deviations are unbiased, plus 1e-4. If all
+    returns of a group are equal, all advantages are 0.
+
+    With gamma = 1, and lists of one mode alone, both columns are `group_std`.
+
+    Args:
+        gamma: weight of a list's own distance from the mean; ours.
+        omega: share of the mean by which a draw is decided; ours.
+    """
+    thinks = (group.features["mode"] > 0).unsqueeze(2).expand_as(group.counted)
+    apart, deviation = _centred(group.returns, group.counted), _std(group.returns, group.counted)
+    on, off = group.counted & thinks, group.counted & ~thinks
+    mean_on, mean_off = _mean(apart, on), _mean(apart, off)
+    margin = omega * _mean(group.returns, on).abs()
+    is_draw = (mean_off <= mean_on) & (mean_on <= mean_off + margin) & on.any(dim=1, keepdim=True)
+    is_draw = is_draw & off.any(dim=1, keepdim=True) & (deviation > 0)
+    judged = torch.where(thinks, mean_on, mean_off + margin * is_draw) + gamma * apart
+    spread = torch.where(thinks, _std(group.returns, on), _std(group.returns, off))
+    answered = torch.where(thinks, _centred(group.returns, on), _centred(group.returns, off)) / (spread + STD_EPSILON)
+    advantages = torch.cat([judged[..., :1] / (deviation[..., :1] + STD_EPSILON), answered[..., 1:]], dim=2)
+    return _kept(advantages, group.counted)
 
 
 @baselines.piece(needs=("prompts",), shift="other", scale="other", once=True)

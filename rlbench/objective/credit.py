@@ -74,6 +74,13 @@ def spread_phases(
     return torch.cat([of_ranks, others], dim=1)
 
 
+def spread_mode(advantages: torch.Tensor, special: torch.Tensor, units: UnitLayout) -> torch.Tensor:
+    """(B, 2) -> (B, U): the text outside entries gets the first advantage, all other units the second."""
+    spread = spread_sequence(advantages[:, 1:], special, units)
+    spread[:, units.other] = advantages[:, 0]
+    return spread
+
+
 def decay_to_end(unit_ids: torch.Tensor, mask: torch.Tensor, units: UnitLayout, *, decay: Share = 0.9) -> torch.Tensor:
     """(B, T) decay^d, where d is the number of later tokens in the token's rank; 1 in special units."""
     last = torch.nn.functional.pad(unit_ids[:, 1:] != unit_ids[:, :-1], (0, 1), value=True)
@@ -128,6 +135,16 @@ def two_phase(given: CreditInputs, *, first_phase: Share = 0.5) -> torch.Tensor:
     coverage = given.hits.sum(dim=1) / given.n_truth.clamp(min=1)
     utility = (given.hits * weights).sum(dim=1) / _ideal(given)
     return torch.stack([coverage, utility], dim=1) + given.scores[:, None]
+
+
+@credits.piece(columns=("sequence", "sequence"), spread=spread_mode, within=None, reads="gains")
+def mode_and_answer(given: CreditInputs) -> torch.Tensor:
+    """(B, 2) the list's return twice: for the text outside entries, which names a mode, and for the answer.
+
+    The baseline `by_mode` tells them apart (HiPO, arXiv 2509.23967; after notes). In the paper only special tokens name
+    the mode. Adapted to lists: so do all words before the list, thoughts included.
+    """
+    return sequence(given).repeat(1, 2)
 
 
 @credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="hits", signed=True)

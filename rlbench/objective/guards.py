@@ -103,7 +103,8 @@ def kl_scale_without_kl(config: Config) -> str:
 def sync_without_reference(config: Config) -> str:
     """A reference that follows the policy but is never used."""
     algorithm = config.policy_optimisation
-    compares = _surrogate(config).facts["needs_reference"] or "divergence" in baselines[algorithm.baseline].needs
+    needs = {need for place, name in choices(algorithm) for need in place[name].needs}
+    compares = _surrogate(config).facts["needs_reference"] or {"divergence", "demonstration_reference"} & needs
     if not algorithm.reference.sync_every or algorithm.kl.beta > 0 or compares:
         return ""
     return (
@@ -164,6 +165,18 @@ def bonus_for_each_term(config: Config) -> str:
         f"algorithm.baseline = '{baseline}' adds a bonus to the returns or remembers them, but reward.combine = "
         "'normalise_then_sum' normalises each term, so it would do so once per term; use "
         "reward.combine=sum_then_normalise"
+    )
+
+
+def baseline_of_a_credit(config: Config) -> str:
+    """A baseline that reads the columns of one credit, with another."""
+    algorithm = config.policy_optimisation
+    wanted = baselines[algorithm.baseline].facts.get("credit")
+    if wanted in (None, algorithm.credit):
+        return ""
+    return (
+        f"algorithm.baseline = '{algorithm.baseline}' reads the columns of algorithm.credit = '{wanted}', but "
+        f"algorithm.credit = '{algorithm.credit}'; use algorithm.credit={wanted}, or algorithm.baseline=group_std"
     )
 
 
@@ -297,6 +310,7 @@ REFUSALS: tuple[Guard, ...] = (
     negative_returns,
     left_out_tokens,
     bonus_for_each_term,
+    baseline_of_a_credit,
     correction_of_lists,
     stop_before_what_counts,
     scalars_of_held_rollouts,

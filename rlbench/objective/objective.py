@@ -134,7 +134,8 @@ class Rollout:
     def features(self) -> dict[str, torch.Tensor]:
         """(B,) properties of each list, by name."""
         confidence = (self.unit_logps.sum(1) / self.unit_tokens.sum(1).clamp(min=1)).exp()
-        return {**self.rewards.named_features(), "entropy": self.entropy, "confidence": confidence, **self.hidden}
+        of_all = {"entropy": self.entropy, "confidence": confidence, "mode": torch.zeros_like(self.entropy)}
+        return {**self.rewards.named_features(), **of_all, **self.hidden}
 
 
 class Objective:
@@ -211,9 +212,13 @@ class Objective:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss or a baseline compares the policy with a reference policy."""
+        """Whether the loss or a baseline compares a policy with the reference policy."""
         surrogate = surrogates[self.algorithm.surrogate]
-        return self.algorithm.kl.beta > 0 or surrogate.facts["needs_reference"] or "divergence" in self.needs
+        return (
+            self.algorithm.kl.beta > 0
+            or surrogate.facts["needs_reference"]
+            or bool({"divergence", "demonstration_reference"} & self.needs)
+        )
 
     @property
     def skips_idle(self) -> bool:

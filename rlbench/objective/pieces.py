@@ -27,6 +27,7 @@ NEEDS = {
     "divergence": "log-ratio of the rollout policy to the reference policy at the completions' tokens, at the rollout",
     "prompts": "names of the prompts",
     "demonstrations": "log-probabilities of a batch of demonstrations, differentiable",
+    "demonstration_reference": "log-probabilities of these demonstrations under the reference policy",
 }
 """Inputs that a piece may request beyond those of every update. It may also request every name in `scalars`, and that
 name with the prefix "old_" for its values at the rollout."""

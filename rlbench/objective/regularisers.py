@@ -151,6 +151,24 @@ def sft(inputs: LossInputs) -> torch.Tensor:
     return -logps.sum() / mask.sum().clamp(min=1)
 
 
+@regularisers.piece(needs=("demonstrations", "demonstration_reference"))
+def unlearn(inputs: LossInputs) -> torch.Tensor:
+    """Mean of -log sigmoid(log pi_ref - log pi) over demonstration tokens (FARL, arXiv 2509.24156, published code,
+    weight .01 there): negative preference optimisation of what is memorised.
+
+    FARL unlearns the right answer written at once, without reasoning, so that reward cannot come from memory. Adapted
+    to lists: what is memorised are the demonstrations of the SFT stage. The reference is the policy after that stage.
+    The term is log 2 at the start, and falls as the policy forgets. The published code alternates it with GRPO's
+    update; here both are in one loss.
+    """
+    mask = inputs.extras["demonstration_mask"]
+    moved = on_tokens(inputs.extras["demonstration_logps"], mask) - on_tokens(
+        inputs.extras["demonstration_ref_logps"], mask
+    )
+    losses = torch.nn.functional.softplus(moved)
+    return on_tokens(losses, mask).sum() / mask.sum().clamp(min=1)
+
+
 @regularisers.piece(leaves_out=True)
 def ntp(inputs: LossInputs) -> torch.Tensor:
     """Minus the mean log-probability of the completions' tokens that `entropy_quantile` leaves out of the surrogate

@@ -39,8 +39,8 @@ class Surrogate:
     Attributes:
         loss: the loss to minimise.
         at_low: bool, tokens whose gradient the lower bound stops.
-        at_high: bool, tokens whose gradient the upper bound stops. `cispo` and `topr` cap a weight and stop no
-            gradient; there it marks the tokens whose weight is capped.
+        at_high: bool, tokens whose gradient the upper bound stops. `cispo`, `topr` and `sage` cap a weight and
+            stop no gradient; there it marks the tokens whose weight is capped.
     """
 
     loss: torch.Tensor
@@ -331,6 +331,27 @@ def rover(inputs: LossInputs, log_ratio: torch.Tensor, *, rho: Positive = 1.0) -
     value = rho * on_tokens(means, inputs.mask)
     following = torch.nn.functional.pad(value[:, 1:], (0, 1))
     return _unbounded((q - (inputs.advantages + following).detach()).square())
+
+
+@surrogates.piece(needs=("entropy",), clips=True, uses_ratio=True, needs_reference=False, vanishes=True)
+def sage(
+    inputs: LossInputs, log_ratio: torch.Tensor, *, boost: NonNegative = 0.5, penalty: NonNegative = 0.5
+) -> Surrogate:
+    """-sg(v) A log pi with bounds that differ by the sign of A (SAGE, arXiv 2601.21452; inspired by: abstract only).
+
+    A >= 0: v = min(w, 1) (1 + boost (1 - c)), c = exp(mean log pi) the completion's confidence. Unlikely good lists
+    are learned faster; the abstract says that rare positive signals get a boost. A < 0: v = min(w, c / (1 - c))
+    (1 + penalty exp(-H)), H the mean entropy of the completion's tokens. Failures of low diversity are pushed away
+    more. With boost = penalty = 0 these are the bounds of GBPO (OneRec-V2, from memory) for whole lists. The forms of
+    both factors are ours. Intended for a sequence ratio, and for rewards whose terms are normalised one by one.
+    """
+    weight, advantages = log_ratio.exp().detach(), inputs.advantages
+    confidence = masked_mean(_logps(inputs).detach(), inputs.mask).exp().clamp(max=1 - 1e-6)[:, None]
+    entropy = masked_mean(on_tokens(inputs.extras["entropy"].detach(), inputs.mask), inputs.mask)[:, None]
+    bound = torch.where(advantages < 0, confidence / (1 - confidence), 1.0)
+    factor = torch.where(advantages < 0, 1 + penalty * (-entropy).exp(), 1 + boost * (1 - confidence))
+    loss = -torch.minimum(weight, bound) * factor * advantages * _logps(inputs)
+    return Surrogate(loss, torch.zeros_like(weight, dtype=torch.bool), (weight > bound) & (advantages != 0))
 
 
 @surrogates.piece(clips=False, uses_ratio=True, needs_reference=False, regression=True)

@@ -707,7 +707,18 @@ class RankedListTrainer(Metered, GRPOTrainer):
         assert self.demonstrations is not None
         batch = self.demonstrations.batch(first, count, self.accelerator.device)
         scores = self._pass(model, batch)
-        return {"demonstration_logps": scores.logps, "demonstration_mask": batch.completion_mask}
+        found = {"demonstration_logps": scores.logps, "demonstration_mask": batch.completion_mask}
+        if "demonstration_reference" in self.objective.needs:
+            found["demonstration_ref_logps"] = self._reference_logps(batch)
+        return found
+
+    @torch.no_grad()
+    def _reference_logps(self, batch: Completions) -> torch.Tensor:
+        """(B, T) log-probabilities of completions under the reference policy."""
+        if self.ref_model is not None:
+            return self._pass(self.ref_model, batch).logps
+        with self.accelerator.unwrap_model(self.model).disable_adapter():
+            return self._pass(self.model, batch).logps
 
 
 def effective_units(advantages: torch.Tensor) -> torch.Tensor:

@@ -74,6 +74,7 @@ class Batch:
         states: hidden states of the rollout policy, two numbers per token.
         square_sums: sums over the vocabulary of squared probabilities under the rollout policy.
         prompt: the prompt of each list.
+        demonstration_ref: log-probabilities of the demonstrations' tokens under the reference.
     """
 
     texts: list[str]
@@ -87,6 +88,7 @@ class Batch:
     states: list[list[tuple[float, float]]]
     square_sums: Rows
     prompt: list[str]
+    demonstration_ref: Rows
 
     @property
     def lists(self) -> range:
@@ -123,7 +125,9 @@ class Batch:
         def rows(of: object, *but: str) -> dict:
             return {name: [values[i] for i in order] for name, values in vars(of).items() if name not in but}
 
-        return replace(self, **rows(self, "pi"), pi=replace(self.pi, **rows(self.pi, "demonstrations")))
+        return replace(
+            self, **rows(self, "pi", "demonstration_ref"), pi=replace(self.pi, **rows(self.pi, "demonstrations"))
+        )
 
 
 def drawn(seed: int = SEED) -> Batch:
@@ -160,6 +164,7 @@ def drawn(seed: int = SEED) -> Batch:
         states=[[(rng.uniform(-2, 2), rng.uniform(-3, 3)) for _ in range(size)] for size in sizes],
         square_sums=[[math.exp(2 * x) + rng.uniform(0, 1) * (1 - math.exp(x)) ** 2 for x in row] for row in old],
         prompt=[name for name, (_, of_prompt) in zip("abc", PROMPTS, strict=True) for _ in of_prompt],
+        demonstration_ref=[[rng.uniform(-3.0, -0.05) for _ in range(size)] for size in (5, 3, 6)],
     )
 
 
@@ -441,6 +446,53 @@ def uniapl(b: Batch) -> Loss:
     """L_GRPO + .1 L_SFT (arXiv 2509.25148; the weight is ours)."""
     rl = grpo(b)
     return lambda pi: rl(pi) - 0.1 * mean(x for demonstration in pi.demonstrations for x in demonstration)
+
+
+@method
+def farl(b: Batch) -> Loss:
+    """L_GRPO - .01 mean log sigmoid(log pi_ref - log pi) of the demonstrations' tokens (arXiv 2509.24156)."""
+    rl = grpo(b)
+
+    def forgotten(pi):
+        pairs = [
+            pair
+            for rows in zip(pi.demonstrations, b.demonstration_ref, strict=True)
+            for pair in zip(*rows, strict=True)
+        ]
+        return mean(math.log(1 / (1 + math.exp(lp - ref))) for lp, ref in pairs)
+
+    return lambda pi: rl(pi) - 0.01 * forgotten(pi)
+
+
+@method
+def hipo(b: Batch) -> Loss:
+    """Text outside entries has (mean of the mode - mean + R - mean) / std, all else (R - mean of the mode) / std of the
+    mode; the mode is whether there is such text (after arXiv 2509.23967)."""
+    r = rewards(b)
+    talks = ["t" in b.texts[i] for i in b.lists]
+    unit = [line_units(b, i) for i in b.lists]
+
+    def of_prompt(group):
+        found = []
+        every, own = [r[i] for i in group], {mode: [r[i] for i in group if talks[i] == mode] for mode in (True, False)}
+        means = {mode: mean(values) for mode, values in own.items() if values}
+        raised = dict(means)
+        if len(means) == 2 and std(every) > 0 and means[False] <= means[True] <= means[False] + 0.01 * abs(means[True]):
+            raised[False] += 0.01 * abs(means[True])
+        for i in group:
+            mine = own[talks[i]]
+            judged = (raised[talks[i]] + r[i] - 2 * mean(every)) / (std(every) + 1e-4) if std(every) else 0.0
+            answered = (r[i] - means[talks[i]]) / ((std(mine) if len(mine) > 1 else 0.0) + 1e-4)
+            found.append((judged, answered))
+        return found
+
+    a = in_groups(b.lists, of_prompt)
+
+    def of_token(pi, i, t):
+        advantage = a[i][0] if unit[i][t] == "text" else a[i][1]
+        return ppo(w(b, pi, i, t), advantage, 0.2, 0.26) - 0.001 * k3(b, pi, i, t)
+
+    return over_lists(b, of_token)
 
 
 def effective_rank(states: Sequence[tuple[float, float]]) -> float:
@@ -751,6 +803,33 @@ def gpg(b: Batch) -> Loss:
     valid = sum(max(r[start : start + G]) > min(r[start : start + G]) for start in range(0, len(r), G)) * G
     a = [len(r) / valid * x for x in in_groups(r, centred)]
     return over_tokens(b, lambda pi, i, t: a[i] * pi.lp[i][t])
+
+
+@method
+def e2c(b: Batch) -> Loss:
+    """GRPO with twice the loss for the plan, "t", and for ranks 1 to 3 (after arXiv 2509.23946)."""
+    a, unit = in_groups(rewards(b), z_score), [line_units(b, i) for i in b.lists]
+
+    def of_token(pi, i, t):
+        weight = 2.0 if b.letters(i)[t] == "t" or unit[i][t] in (1, 2, 3) else 1.0
+        return weight * (ppo(w(b, pi, i, t), a[i], 0.2, 0.26) - 0.001 * k3(b, pi, i, t))
+
+    return over_lists(b, of_token)
+
+
+@method
+def sage(b: Batch) -> Loss:
+    """sg(min(s, 1) (1 + .5 (1 - c))) A log pi for good lists, sg(min(s, c / (1 - c)) (1 + .5 exp(-H))) A log pi for bad
+    ones, s the geometric mean of the ratios, c that of pi (after arXiv 2601.21452)."""
+    a = in_groups(rewards(b), z_score)
+
+    def weight(i):
+        c, entropy = math.exp(mean(b.pi.lp[i])), mean(b.pi.entropy[i])
+        if a[i] < 0:
+            return min(s(b, b.pi, i), c / (1 - c)) * (1 + 0.5 * math.exp(-entropy))
+        return min(s(b, b.pi, i), 1.0) * (1 + 0.5 * (1 - c))
+
+    return over_lists(b, lambda pi, i, t: weight(i) * a[i] * pi.lp[i][t] - 0.001 * k3(b, pi, i, t))
 
 
 @method

@@ -119,7 +119,8 @@ class Case:
                 padded(b.old, 0.0) - padded(b.ref, 0.0),
             ),
             units.count,
-            hidden=rank_features(states, unit_ids, units),
+            hidden=rank_features(states, unit_ids, units)
+            | {"mode": torch.tensor([float("t" in text) for text in b.texts])},
             course=Course(
                 carried={
                     f"effective_rank/{part}{name}": usual for name, usual in USUAL.items() for part in ("", "last/")
@@ -156,7 +157,9 @@ class Case:
                 "mean_logps": padded(b.mean_lp, 0.0),
                 "old_mean_logps": padded(b.old_mean_lp, 0.0),
                 "demonstration_logps": pi["demonstrations"],
+                "demonstration_ref_logps": padded(b.demonstration_ref, 0.0),
                 "demonstration_mask": padded([[1] * len(row) for row in b.pi.demonstrations]),
+                "segment": padded([[2 * (letter == "t") for letter in b.letters(i)] for i in b.lists]),
                 "correct": rewards.success.double(),
                 "correct_ranks": rewards.hits,
                 "score": rewards.totals,
@@ -265,6 +268,7 @@ SILENT = {
     ("dppo_tv", "cap"): "no ratio is near it",
     ("grpo_passk", "low"): "no advantage is negative",
     ("tawin", "temperature"): "two places are equally near to the anchor, and share what the window leaves",
+    ("hipo", "omega"): "no two modes are as near as this",
     ("spo", "forget"): "a matter of the next update",
     ("verl_erank", "ema"): "a matter of the next update",
 }

@@ -56,6 +56,7 @@ FEATURES = (
     "popularity",
     "in_catalog",
     "duplicates",
+    "mode",
     "effective_rank",
     "rank_velocity",
     "rank_acceleration",
@@ -186,6 +187,11 @@ def where_every_group_differs(batch):
     return batch.picked(range(2 * G))
 
 
+def of_one_mode(batch):
+    """Only lists that do not think, in two groups."""
+    return batch.picked([0, 2, 3, 2, 4, 5, 7, 5])
+
+
 def as_it_is(batch):
     return batch
 
@@ -260,6 +266,9 @@ IDENTITIES = {
         as_it_is,
         1e-12,
     ),
+    "E2C without weights is GRPO": (["e2c", "options.plan_weights.plan=1.0"], ["grpo"], as_it_is, 1e-12),
+    "FARL that forgets nothing is GRPO": (["farl", "regularisers.unlearn=0.0"], ["grpo"], as_it_is, 1e-12),
+    "HiPO of one mode is GRPO": (["hipo"], ["grpo"], of_one_mode, 1e-12),
     "on policy DRO is REINFORCE over tokens": (["dro"], ["reinforce", "aggregation=token_mean"], on_policy, 1e-12),
     "GSPO-token is GSPO": (["gspo_token"], ["gspo"], as_it_is, 1e-12),
     "on policy GSPO is GRPO": (["gspo"], ["grpo"], on_policy, 1e-12),

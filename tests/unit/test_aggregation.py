@@ -54,6 +54,15 @@ def slow_segment_weights(s, losses, preamble, answer):
     return total / B / STEPS
 
 
+def slow_plan_weights(s, losses, plan, ranks):
+    total = 0.0
+    for i, row in enumerate(rows(s, losses)):
+        units = s.unit[i][: len(row)]
+        planned = [unit < ranks or said > 0 for unit, said in zip(units, s.extras["segment"][i], strict=False)]
+        total += mean(x * (plan if weighs else 1.0) for x, weighs in zip(row, planned, strict=True))
+    return total / B / STEPS
+
+
 CASES = {
     "sequence_mean": ({}, lambda s, x: mean(mean(row) for row in rows(s, x)) / STEPS),
     "rank_mean": ({}, slow_rank_mean),
@@ -61,6 +70,7 @@ CASES = {
     "global_token_mean": ({}, lambda s, x: sum(map(sum, rows(s, x))) / (STEPS * sum(s.lengths))),
     "constant": ({}, lambda s, x: sum(map(sum, rows(s, x))) / (B * T) / STEPS),
     "sequence_sum": ({}, lambda s, x: mean(map(sum, rows(s, x))) / STEPS),
+    "plan_weights": ({"plan": 2.5, "ranks": 2}, slow_plan_weights),
     "segment_weights": ({"preamble": 2.0, "answer": 0.5}, slow_segment_weights),
 }
 

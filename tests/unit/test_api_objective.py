@@ -26,6 +26,7 @@ EXTRAS = {
     "divergence": (B, T),
     "hidden_states": (B, T, 6),
     "demonstration_logps": (3, 5),
+    "demonstration_ref_logps": (3, 5),
 }
 
 

@@ -17,6 +17,7 @@ P, C = 4, 3
 VALUES = [[(1.0, 2.0), (0.0, 3.0), (2.5, 4.0)], [(0.7, 1.0), (2.0, 2.5), (0.1, 0.2)]]
 """Weighted sum and number of earlier returns of two prompts, column by column."""
 METRICS = ("tokens", "entries", "entropy", "confidence", "popularity", "in_catalog", "duplicates")
+WITH_MODE = (*METRICS, "mode")
 OF_HIDDEN = ("effective_rank", "rank_velocity", "rank_acceleration")
 
 
@@ -42,7 +43,7 @@ def random_group(size, seed=0, counted="some"):
         unit_tokens=tokens,
         log_confidence=-(integers(4, P, size, C) + 1) / 4 * (tokens > 0),
         success=integers(2, P, size) > 0,
-        features={name: integers(size, P, size) for name in (*METRICS, *OF_HIDDEN)},
+        features={name: integers(size, P, size) for name in (*WITH_MODE, *OF_HIDDEN)},
         progress=0.3,
         until={
             "score_norm": integers(7, P, size, C) / 3 * (tokens > 0),
@@ -82,6 +83,7 @@ class Member:
     metric: float
     score_norm: float
     divergence: float
+    mode: float
 
 
 def members_of(group, metric="tokens"):
@@ -97,6 +99,7 @@ def members_of(group, metric="tokens"):
             group.features[metric][p, i].item(),
             group.until["score_norm"][p, i, c].item(),
             group.until["divergence"][p, i, c].item(),
+            group.features["mode"][p, i].item(),
         )
         for p, i, c in group.counted.nonzero().tolist()
     ]
@@ -232,6 +235,27 @@ def loop_gpg(members, valid="varied"):
     return [len(members) / max(good, 1) * advantages[id(m)] for m in members]
 
 
+def loop_by_mode(members, gamma=1.0, omega=0.01):
+    first = members[0].column == 0
+    modes = {True: [m for m in members if m.mode > 0], False: [m for m in members if not m.mode > 0]}
+    if len(set(rewards(members))) == 1:
+        return [0.0] * len(members)
+    means = {mode: mean(rewards(of_mode)) for mode, of_mode in modes.items() if of_mode}
+    if first and len(means) == 2:
+        margin = omega * abs(means[True])
+        if means[False] <= means[True] + 1e-12 and means[True] <= means[False] + margin + 1e-12:
+            means[False] += margin
+    found = []
+    for m in members:
+        own = modes[m.mode > 0]
+        if first:
+            part = means[m.mode > 0] - mean(rewards(members)) + gamma * (m.r - mean(rewards(members)))
+            found.append(part / (std(rewards(members)) + 1e-4))
+        else:
+            found.append((m.r - means[m.mode > 0]) / (std(rewards(own)) + 1e-4))
+    return found
+
+
 def loop_optimal_token(members):
     there = [m for m in members if m.tokens]
     total = sum(m.score_norm for m in there)
@@ -317,6 +341,7 @@ OF_COLUMNS = {
     "windowed": loop_windowed,
     "optimal_token": loop_optimal_token,
     "kl_budget": loop_kl_budget,
+    "by_mode": loop_by_mode,
 }
 OF_BATCHES = {
     "batch_std": loop_batch_std,
@@ -332,6 +357,7 @@ OPTIONS = {
     "unlikeliness": [{}, {"beta_rank": 0.0}, {"beta_rank": 1.0}],
     "pass_at_k": [{}, {"by_std": False}],
     "gpg": [{}, {"valid": "nonzero"}],
+    "by_mode": [{}, {"gamma": 0.3, "omega": 0.0}, {"gamma": 0.0, "omega": 0.5}],
     "kl_budget": [{}, {"budget": 1.5, "penalty": 0.5}, {"budget": 0.5, "penalty": 0.0}],
     "value_tracker": [{}, {"forget": 0.0}],
     "windowed": [
@@ -424,6 +450,7 @@ PROMISES = {
     ("gpg",): Promise(scaled="as much", apart=False),
     ("gpg", ("valid", "nonzero")): Promise(shifted="other", scaled="as much", apart=False),
     ("windowed",): Promise(sums_to_zero=False),
+    ("by_mode", ("omega", 0.0)): Promise(),
     ("optimal_token",): Promise(scaled="as much", sums_to_zero=False),
     ("kl_budget",): Promise(),
     ("kl_budget", ("budget", 1.5)): Promise(shifted="other", scaled="other", quiet=False),
@@ -794,6 +821,22 @@ def test_a_tracker_forgets_and_learns():
         )
         baselines["value_tracker"].function(given, forget=0.5)
     assert carried == {"value_tracker/one/0/total": 2.0, "value_tracker/one/0/weight": 4.5}
+
+
+def test_lists_of_one_mode_have_the_advantages_of_group_std():
+    group = random_group(6)
+    for tokens in (0.0, 3.0):
+        features = {**group.features, "mode": torch.full_like(group.features["mode"], tokens)}
+        close(baseline("by_mode", replace(group, features=features), omega=0.5), baseline("group_std", group))
+
+
+def test_a_draw_of_modes_favours_lists_without_thoughts():
+    group = random_group(4, counted="all")
+    group.returns[0, :, 0] = torch.tensor([1.0, 0.0, 0.995, 0.0], dtype=torch.float64)
+    group.features["mode"][0] = torch.tensor([5.0, 5.0, 0.0, 0.0])
+    plain, raised = (baseline("by_mode", group, gamma=0.0, omega=omega)[0, :, 0] for omega in (0.0, 0.01))
+    assert plain[0] > plain[2] and raised[0] < raised[2]
+    assert baseline("by_mode", group, gamma=0.0, omega=0.001)[0, 2, 0] == plain[2]  # no draw
 
 
 def test_lists_of_one_length_make_of_opo_the_group_mean():

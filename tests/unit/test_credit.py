@@ -10,11 +10,13 @@ from rlbench.lists.reader import UnitLayout
 from rlbench.objective.credit import (
     CreditInputs,
     hybrid,
+    mode_and_answer,
     rank,
     removal,
     sequence,
     shapley,
     spread_both,
+    spread_mode,
     spread_phases,
     swap,
     swap_pool,
@@ -114,6 +116,15 @@ def test_returns_of_the_list_and_of_its_ranks_by_hand():
     assert rank(inputs).tolist() == [[1.0 + 0.25 * 0.5 + 0.25, 0.25 + 0.25, 0.5 + 0.25]]
     exp_inf = CreditInputs(gains, torch.tensor([0.0]), gains, torch.tensor([2]), 0.0)
     assert rank(exp_inf).tolist() == gains.tolist()
+
+
+def test_a_mode_has_the_text_and_the_answer_all_other_units():
+    inputs = given([1, 0, 1], 4)
+    assert torch.equal(mode_and_answer(inputs), sequence(inputs).expand(1, 2))
+    units = UnitLayout(3)
+    spread = spread_mode(torch.tensor([[5.0, 2.0]]), torch.zeros(1, 4), units)[0]
+    assert spread[units.other] == 5 and spread[units.padding] == 0
+    assert {float(spread[k]) for k in (0, 1, 2, units.overflow, units.eos)} == {2.0}
 
 
 def test_two_phases_by_hand():

@@ -105,6 +105,9 @@ REFUSED = {
         (BONUS, ["baseline = 'effective_rank'", "combine = 'normalise_then_sum'"]),
         (["algorithm=spo", "reward=guarded_gdpo"], ["baseline = 'value_tracker'", "combine = 'normalise_then_sum'"]),
     ],
+    "baseline_of_a_credit": [
+        (["algorithm=hipo", "algorithm.credit=rank"], ["baseline = 'by_mode'", "credit = 'rank'"])
+    ],
     "correction_of_lists": [
         (["algorithm=vespo", COLOCATE], ["generation.vllm.correction = 'sequence_mask'", "surrogate = 'vespo'"]),
     ],
@@ -139,6 +142,7 @@ ADVISED = {
     "negative_returns": [["algorithm.baseline=group_mean"]],
     "left_out_tokens": [["algorithm.entropy_quantile=0.2"]],
     "bonus_for_each_term": [["reward.combine=sum_then_normalise"]],
+    "baseline_of_a_credit": [["algorithm.credit=mode_and_answer"], ["algorithm.baseline=group_std"]],
     "correction_of_lists": [["generation.vllm.correction=token_truncate"], ["generation.vllm.correction=token_mask"]],
     "stop_before_what_counts": [["generation.stop_after_list=false"]],
     "scalars_of_held_rollouts": [["generation.constraint=none"]],
@@ -270,6 +274,7 @@ ALLOWED = {
     ],
     "left_out_tokens": [["algorithm=top_entropy", "algorithm.regularisers.ntp=0.1"]],
     "bonus_for_each_term": [["algorithm=grpo", "reward=guarded_gdpo"], ["algorithm=verl_erank", "reward=guarded"]],
+    "baseline_of_a_credit": [["algorithm=hipo"], ["algorithm=grpo", "algorithm.credit=mode_and_answer"]],
     "correction_of_lists": [["algorithm=vespo"], ["algorithm=gspo", COLOCATE]],
     "stop_before_what_counts": [[STOP, *RANKS_ONLY], [STOP, *RANKS_ONLY, "reward=dcg"]],
     "scalars_of_held_rollouts": [[HELD, "algorithm=grpo"], ["algorithm=siren"]],

@@ -134,6 +134,13 @@ def slow_sft(s):
     return -mean(lp for logps, mask in rows for lp, there in zip(logps, mask, strict=True) if there)
 
 
+def slow_unlearn(s):
+    names = ("demonstration_logps", "demonstration_ref_logps", "demonstration_mask")
+    rows = zip(*(s.extras[name] for name in names), strict=True)
+    each = [pair for logps, refs, mask in rows for pair in zip(logps, refs, mask, strict=True)]
+    return mean(-math.log(1 / (1 + math.exp(-(ref - lp)))) for lp, ref, there in each if there)
+
+
 def slow_ntp(s):
     return -mean(s.lp[i][t] for i, t in s.tokens() if s.extras["unused"][i][t])
 
@@ -161,11 +168,17 @@ TERMS = {
     "entropy_bonus": ({}, slow_entropy_bonus),
     "siren": ({"quantile": 0.7}, slow_siren),
     "sft": ({}, slow_sft),
+    "unlearn": ({}, slow_unlearn),
     "ntp": ({}, slow_ntp),
     "calibration": ({}, slow_calibration),
     "rank_calibration": ({}, slow_rank_calibration),
 }
-OF_SCALARS = {"entropy_bonus": "entropy", "siren": "top_p_entropy", "sft": "demonstration_logps"}
+OF_SCALARS = {
+    "entropy_bonus": "entropy",
+    "siren": "top_p_entropy",
+    "sft": "demonstration_logps",
+    "unlearn": "demonstration_logps",
+}
 """Terms whose gradients flow through an input other than the completions' log-probabilities."""
 
 
@@ -223,7 +236,7 @@ def test_padding_may_hold_anything(name, value):
         return values.grad if name in OF_SCALARS else logps.grad
 
     assert torch.equal(slope(dirty), slope(inputs))
-    padding = (inputs.extras["demonstration_mask"] if name == "sft" else inputs.mask) == 0
+    padding = (inputs.extras["demonstration_mask"] if name in ("sft", "unlearn") else inputs.mask) == 0
     assert not slope(dirty)[padding].any()
     assert torch.equal(entropy_mask(dirty, 0.3), entropy_mask(inputs, 0.3))
 
