@@ -145,7 +145,13 @@ def plot_credit(group: pd.DataFrame, completion: int | None = None) -> Figure:
 def _shown(figure: Figure) -> Figure:
     """The figure. In a notebook, as the value of a cell, it is shown as a picture."""
     if "ipykernel" in sys.modules:
-        import matplotlib.pyplot  # noqa: F401  tells IPython how to show figures
+        from IPython import get_ipython
+        from IPython.core.pylabtools import select_figure_formats
+
+        shell: Any = get_ipython()
+        # pyplot prepares the shell at its first figure. These figures are none of pyplot's.
+        if shell and not any(Figure in one.type_printers for one in shell.display_formatter.formatters.values()):
+            select_figure_formats(shell, {"png"})
     return figure
 
 
