@@ -75,7 +75,7 @@ CASES = {
     "rslora": ["adapter.use_rslora=true", "trainer.optimizer=adafactor"],
     "q_proj": ["adapter.targets=[q_proj,v_proj]", "trainer.gradient_checkpointing=true"],
     "repeated": [*LONGER, "generation.prefill=repeated", "trainer.share_prompts=never"],
-    "continuous": ["generation.max_new_tokens=200", "generation.engine=continuous"],  # of its first 60 tokens, none ends
+    "continuous": ["generation.max_new_tokens=200", "generation.engine=continuous"],  # none ends within 60
     "bf16": ["trainer.bf16=true", "trainer.gradient_checkpointing=true"],
     "half": ["model.dtype=bfloat16", "trainer.bf16=true"],
     "held": [*LONGER, "generation.constraint=catalogue", "generation.exclude=[repeats]"],
