@@ -14,7 +14,7 @@ help:            ## this list
 env: $(READY)    ## make the environment in .venv
 
 # torch by name and first: asked for by another package it may bring gigabytes of CUDA.
-$(READY): requirements.txt requirements-tests.txt requirements-baselines.txt requirements-search.txt requirements-slurm.txt constraints.txt
+$(READY): requirements.txt requirements-tests.txt requirements-baselines.txt requirements-search.txt requirements-slurm.txt requirements-wandb-layout.txt constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check torch==2.13.0

@@ -28,6 +28,8 @@ COMMANDS = {
     "papers": ("rlbench.papers", "main", "papers, and the command that runs each method"),
     "teach": ("rlbench.teach", "main", "lists, ratings and descriptions of items from a teacher model"),
     "demonstrate": ("rlbench.demonstrate", "main", "SFT demonstrations from a teacher's lists"),
+    "wandb-sweep": ("rlbench.wandb_sweep", "main", "a sweep or search that W&B's agents run"),
+    "wandb-layout": ("analysis.wandb_layout", "main", "one layout of panels in W&B for the runs of an experiment"),
     "wandb-check": ("analysis.wandb_check", "main", "check that W&B's files match the run directories"),
 }
 """Subcommand to its module, the function that runs it, and what it is for."""

@@ -23,7 +23,9 @@ from analysis.tables.marks import group_folder, group_title
 from analysis.tables.model import Table
 from analysis.tables.write import short_sheet, table_sheet, to_csv
 from rlbench.base.errors import BadInput
+from rlbench.base.records import PUT_BACK
 from rlbench.config.names import odd_name, odd_project
+from rlbench.runs.record import COMPLETIONS
 from rlbench.tracking import TrackerIdentity, make_tracker
 
 PAGE = "report.html"
@@ -185,6 +187,26 @@ def check_project(group: Collection) -> list[str]:
     return problems
 
 
+def final_lists(group: Collection, runs: Path) -> tuple[list[str], list[list[str | float]]]:
+    """Return the kept lists on test at the end of each run, as a table in which one context's lists are together.
+
+    Args:
+        runs: the folder that was searched; a stored collection has no lists.
+    """
+    from rlbench.runs.completions import as_table
+
+    columns: list[str] = []
+    rows: list[list[str | float]] = []
+    for run, label, seed in group.runs[["run", "label", "seed"]].itertuples(index=False):
+        kept = [row for row in COMPLETIONS.read(runs / run, PUT_BACK) if row["split"] == "test"]
+        last = max((row["step"] for row in kept), default=0)
+        names, found = as_table([row for row in kept if row["step"] == last])
+        columns = columns or (["row", "seed", *names] if names else [])
+        rows += [[label, int(seed), *cells] for cells in found]
+    rows.sort(key=lambda cells: (cells[columns.index("context_id")], cells[:2]))
+    return columns, rows
+
+
 def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
     """Upload a written report to a tracker, in the project of the runs, whose name is valid (`check_project`).
 
@@ -213,6 +235,9 @@ def track_report(mode: str, group: Collection, runs: Path, out: Path) -> None:
     table = pd.read_csv(out / "table.csv")
     rows = table.astype(object).where(table.notna(), None).to_numpy().tolist()
     tracker.log_table("comparison", list(table.columns), rows)
+    columns, lists = final_lists(group, runs)
+    if lists:
+        tracker.log_table("lists", columns, lists)
     for figure in ("curves", "training"):
         if (file := out / f"{figure}.png").exists():
             tracker.log_image(f"report/{figure}", file)

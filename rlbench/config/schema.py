@@ -936,6 +936,7 @@ class TrackerConfig:
         mode: wandb, offline, tensorboard, trackio or none.
         also: further trackers to use at the same time.
         completions: number of contexts whose lists are kept for reading at each evaluation; 0 keeps none.
+        upload: files that W&B keeps as artefacts when a stage is done: predictions, checkpoint.
         project: project of W&B or Trackio that receives the runs.
         entity: W&B user or team that owns the project; null uses the account's default.
     """
@@ -945,6 +946,7 @@ class TrackerConfig:
     completions: int
     project: str
     entity: str | None
+    upload: list[str] = field(default_factory=list)
 
 
 @dataclass

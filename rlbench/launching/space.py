@@ -1,8 +1,8 @@
 """The space of a search, parsed from Hydra's sweep syntax.
 
-`interval(low, high)` and `tag(log, interval(low, high))` are continuous, or integers if both ends are. `choice(a, b)`
-and `range(start, stop, step)` are sets. Plain lists `a,b` are not searched: `seed=0,1` gives the seeds of every
-proposal, and any other list starts one search per value.
+`interval(low, high)` and `tag(log, interval(low, high))` are continuous, `int(interval(low, high))` is whole.
+`choice(a, b)` and `range(start, stop, step)` are sets. Plain lists `a,b` are not searched: `seed=0,1` gives the seeds
+of every proposal, and any other list starts one search per value.
 """
 
 import itertools
@@ -96,7 +96,7 @@ def read_space(overrides: Sequence[Override]) -> Space:
         elif override.key_or_group == "seed":
             problems.append(f"{override.input_line}: seeds cannot be searched; give a list, such as seed=0,1")
         else:
-            problem, dimension = _dimension(override)
+            problem, dimension = dimension_of(override)
             problems += problem
             dimensions[key] = dimension
     if not dimensions and not problems:
@@ -110,7 +110,7 @@ def read_space(overrides: Sequence[Override]) -> Space:
     return Space(dimensions, seeds, tuple(itertools.product(*lists)), varied)
 
 
-def _dimension(override: Override) -> tuple[list[str], Dimension]:
+def dimension_of(override: Override) -> tuple[list[str], Dimension]:
     """Return the errors of an override of the space, and its dimension."""
     value, said = override.value(), override.input_line
     assert isinstance(value, IntervalSweep | RangeSweep | ChoiceSweep)

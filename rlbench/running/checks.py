@@ -136,7 +136,9 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
         *(("evaluation.exclude", value, EXCLUSIONS) for value in config.evaluation.exclude),
     ]:
         _choice(problems, key, value, known)
-    problems += check_modes(config.tracker.mode, config.tracker.also) + check_baselines(config.baselines)
+    problems += check_modes(config.tracker.mode, config.tracker.also, config.tracker.upload) + check_baselines(
+        config.baselines
+    )
     problems += check_numbers({key: value for key, value in asdict(config).items() if key != "matching"})
     problems += [
         f"evaluation.pass_at contains {k}, outside 1..evaluation.samples = {config.evaluation.samples}"

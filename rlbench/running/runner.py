@@ -29,9 +29,10 @@ from rlbench.running import plan, shortage, stages
 from rlbench.running.checks import check_config
 from rlbench.running.classical import baseline_runs, missing_baselines
 from rlbench.running.session import Session, console, prepare
+from rlbench.running.tracked import identity_of, show_finished, track_result
 from rlbench.runs import attempts, inputs, processes, sharing, versions
 from rlbench.runs.attempts import Attempt, logged
-from rlbench.runs.budget import Ledger, named_speed
+from rlbench.runs.budget import Ledger
 from rlbench.runs.claiming import note_unlocated, noted
 from rlbench.runs.completions import CompletionLog
 from rlbench.runs.directory import DONE, Run, check_done, locate, locate_all
@@ -50,7 +51,7 @@ from rlbench.runs.record import (
     Outcome,
     Result,
 )
-from rlbench.tracking import Tracker, TrackerIdentity, make_tracker
+from rlbench.tracking import make_tracker, started_by_agent
 from rlbench.training.arguments import on_cpu
 from rlbench.training.engine_checks import check_engine
 
@@ -135,6 +136,8 @@ def _run_stages(config: Config, wanted: Run) -> bool:
         _note_versions(run.root for run in locate_all(config))
         if config.runtime.dry_run:
             plan.show([config], 1, console)
+        elif processes.is_main() and started_by_agent():
+            show_finished(config, wanted, MANIFEST_REMEDY)
         return False
     session = processes.main_first(lambda: prepare(config))
     _note_versions(processes.on_main(lambda: _used(session)))
@@ -244,21 +247,11 @@ def _stage(session: Session, stage: str, work: Work, baseline: str = "") -> Run:
             origin["clone"] = _ancestry(config.clone)
         if processes.is_main():
             _note_origin(target, attempt, origin, "cpu" if on_cpu(config) else "cuda")
-        identity = TrackerIdentity(
-            experiment=config.experiment_name,
-            group=target.name,
-            job_type=stage,
-            name=f"{target.label}-seed{target.seed}",
-            tags=(config.dataset.name, config.model.name, target.label),
-            attempt=attempt.number,
-            project=config.tracker.project,
-            entity=config.tracker.entity,
-        )
         tracker = make_tracker(
             [config.tracker.mode, *config.tracker.also] if processes.is_main() else ["none"],
             directory=target.root,
             shared=Path(config.runs_dir),
-            identity=identity,
+            identity=identity_of(config, target, attempt.number),
             config={**asdict(config), "manifest": origin},
         )
         completions = CompletionLog(target, tracker, config.tracker.completions, config.dataset.list_length)
@@ -271,7 +264,7 @@ def _stage(session: Session, stage: str, work: Work, baseline: str = "") -> Run:
             raise
         if processes.is_main():
             _write_result(config, target, result)
-        _track_result(tracker, target, result)
+        track_result(tracker, config, result)
         tracker.finish()
     return target
 
@@ -340,10 +333,3 @@ def _write_result(config: Config, target: Run, outcome: Outcome) -> None:
 
 def _ancestry(clone: CloneConfig) -> Ancestry:
     return cast(Ancestry, asdict(clone))
-
-
-def _track_result(tracker: Tracker, target: Run, outcome: Outcome) -> None:
-    means = {f"{split}/{name}": value for split, table in outcome["metrics"].items() for name, value in table.items()}
-    tracker.summary({f"final/{name}": value for name, value in means.items()})
-    tracker.summary(named_speed(outcome["budget"], "final/speed"))
-    tracker.log_table("final", ["split", "metric", "value"], [[*name.split("/", 1), v] for name, v in means.items()])

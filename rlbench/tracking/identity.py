@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Scalar = str | float | int | bool | None
 """A table cell."""
@@ -22,6 +22,7 @@ class TrackerIdentity:
         attempt: 1 for the first start of this run, 2 for the next, ...
         project: W&B or Trackio project.
         entity: W&B user or team; None is the account's default.
+        row: the run's row in tables, for example `rank_grpo-relevance@learning_rate=0.001`; "" if it is in none.
     """
 
     experiment: str
@@ -32,6 +33,7 @@ class TrackerIdentity:
     attempt: int = 1
     project: str = "rlbench"
     entity: str | None = None
+    row: str = ""
 
     @property
     def display_name(self) -> str:
@@ -74,3 +76,16 @@ class Backend(Protocol):
 
     def abandon(self) -> None:
         """Release everything at once. May be called from another thread while another method hangs."""
+
+
+@runtime_checkable
+class Uploader(Protocol):
+    """A backend that also keeps files of a run."""
+
+    def upload(self, kind: str, files: Mapping[str, Path]) -> None:
+        """Keep files under a name of their own. May wait for a network, but not without limit.
+
+        Args:
+            kind: what they are: a key of `tracker.UPLOADS`.
+            files: by their path below the run directory.
+        """

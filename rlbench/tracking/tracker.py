@@ -23,6 +23,13 @@ BACKENDS: dict[str, Factory] = {
 }
 """For each mode, a function that creates its backend from run directory, shared folder, identity and config."""
 MODES = (*BACKENDS, "none")
+UPLOADS = {
+    "predictions": ("predictions-*.parquet", "samples-*.parquet"),
+    "checkpoint": ("model/**/*",),
+}
+"""What `tracker.upload` may name, with the patterns of its files below a run directory."""
+UPLOADERS = ("wandb", "offline")
+"""Modes of W&B, whose backend keeps files."""
 
 PACKAGES = {
     "tensorboard": ("tensorboard", "pip install -r requirements.txt -c constraints.txt"),
@@ -40,6 +47,7 @@ class Tracker:
     """
 
     def __init__(self, backends: Sequence[Backend], directory: Path):
+        self._directory = directory
         self._workers = [Worker(backend, directory) for backend in backends]
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -86,11 +94,23 @@ class Tracker:
         for worker in self._workers:
             worker.call("summary", copied)
 
+    def upload(self, kinds: Sequence[str]) -> None:
+        """Send files of the run directory to the backends that keep files. They must exist until `finish`.
+
+        Args:
+            kinds: keys of `UPLOADS`. Kinds without a file in this run are left out.
+        """
+        for kind in kinds:
+            found = sorted({file for pattern in UPLOADS[kind] for file in self._directory.glob(pattern)})
+            files = {file.relative_to(self._directory).as_posix(): file for file in found if file.is_file()}
+            for worker in self._workers if files else ():
+                worker.upload(kind, files)
+
     def finish(self, *, failed: bool = False) -> None:
         """Close the tracker; later calls do nothing. `failed` marks the run as failed in the view.
 
-        Waits at most `worker.FINISH_SECONDS` for pending calls. W&B's service may still be writing the end of its file
-        when this returns; it ends with the process.
+        Waits at most `worker.FINISH_SECONDS` for pending calls, and `worker.UPLOAD_SECONDS` more for files. W&B's
+        service may still be writing the end of its file when this returns; it ends with the process.
         """
         workers, self._workers = self._workers, []
         for worker in workers:
@@ -110,8 +130,8 @@ def curve_name(name: str) -> str:
     return f"{split}_by_rank/{metric}" if metric_of(metric).k == "rank" else name
 
 
-def check_modes(mode: str, also: Sequence[str]) -> list[str]:
-    """Return one sentence per problem with `tracker.mode` and `tracker.also`, including missing packages."""
+def check_modes(mode: str, also: Sequence[str], upload: Sequence[str] = ()) -> list[str]:
+    """Return one sentence per problem with `tracker.mode`, `also` and `upload`, including missing packages."""
     known = ", ".join(MODES)
     problems = [
         f"{key} = '{name}' is unknown; known: {known}.{nearest(name, list(MODES))}"
@@ -124,6 +144,17 @@ def check_modes(mode: str, also: Sequence[str]) -> list[str]:
     problems += [f"tracker names '{name}' twice" for name in dict.fromkeys(chosen) if chosen.count(name) > 1]
     if {"wandb", "offline"} <= {*chosen}:
         problems.append("tracker names 'wandb' and 'offline', which are the same W&B run; choose one")
+    problems += [
+        f"tracker.upload names '{name}', which is unknown; known: {', '.join(UPLOADS)}.{nearest(name, list(UPLOADS))}"
+        for name in upload
+        if name not in UPLOADS
+    ]
+    problems += [f"tracker.upload names '{name}' twice" for name in dict.fromkeys(upload) if upload.count(name) > 1]
+    if upload and not {*UPLOADERS} & {*chosen}:
+        problems.append(
+            f"tracker.upload = [{','.join(upload)}] needs a tracker that keeps files, but tracker = "
+            f"'{','.join(chosen)}' has none; use tracker=wandb or tracker=offline, or remove tracker.upload"
+        )
     for name in dict.fromkeys(chosen):
         if name in PACKAGES and importlib.util.find_spec(PACKAGES[name][0]) is None:
             package, command = PACKAGES[name]

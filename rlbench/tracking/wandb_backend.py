@@ -9,6 +9,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlbench.tracking.identity import Scalar, TrackerIdentity
+from rlbench.tracking.wandb_agent import AGENT, AgentRun, with_parameters
 
 if TYPE_CHECKING:
     import wandb
@@ -32,10 +34,16 @@ ONLINE_START_SECONDS = 20.0
 """Seconds that an online run may wait for the W&B server before it is tracked offline."""
 FINISH_SECONDS = 60.0
 """Seconds that the end of an online run may wait for uploads. The rest stays on disk for `wandb sync`."""
+UPLOAD_SECONDS = 285.0
+"""Seconds that an online run may take to send one artefact; less than `worker.UPLOAD_SECONDS`."""
 SERVICE_SECONDS = 5.0
 """Seconds that an abandoned service may take to write its data before it is killed."""
 TAG_LENGTH = 64
 """Maximum length of W&B tags."""
+NAME_LENGTH = 128
+"""Maximum length of W&B's names of artefacts."""
+ARTIFACT_TYPES = {"checkpoint": "model"}
+"""W&B's usual type of an artefact, where it is not our word."""
 
 
 class WandbBackend:
@@ -69,6 +77,7 @@ class WandbBackend:
         if not os.access(self._directory, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._directory))
         _stage_in(self._directory / "wandb")
+        AGENT.notice()
         import wandb
         from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
 
@@ -80,11 +89,13 @@ class WandbBackend:
             wandb.setup(wandb.Settings(silent=True))
 
     def start(self) -> None:
+        # An agent starts a cell for the sake of its last stage.
+        agents = AGENT.take() if self._identity.job_type == self._config.get("stage") else None
         # Uses the system's random source, not the seeded generators: two attempts must differ.
-        run_id = secrets.token_hex(4)
+        run_id = secrets.token_hex(4) if agents is None else agents.id
         if self._mode == "online" and not WandbBackend._unreachable and _logged_in():
             try:
-                self._run = _init("online", run_id, self._directory, self._identity, self._config)
+                self._run = _init("online", run_id, self._directory, self._identity, self._config, agents)
                 log.info("W&B run: %s", self._run.url)
                 return
             except wandb_failures() as error:
@@ -96,7 +107,7 @@ class WandbBackend:
 
                 wandb.setup(wandb.Settings(silent=True))
         self._mode = "offline"
-        self._run = _init("offline", run_id, self._directory, self._identity, self._config)
+        self._run = _init("offline", run_id, self._directory, self._identity, self._config, agents)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         # The update is a separate column, because W&B's own step must increase with every call: a validation point may
@@ -118,6 +129,26 @@ class WandbBackend:
     def summary(self, values: Mapping[str, float]) -> None:
         assert self._run is not None
         self._run.summary.update(dict(values))
+
+    def upload(self, kind: str, files: Mapping[str, Path]) -> None:
+        import wandb
+        from wandb.sdk.artifacts.exceptions import WaitTimeoutError
+        from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+        assert self._run is not None
+        artifact = wandb.Artifact(artifact_name(kind, self._identity.group), ARTIFACT_TYPES.get(kind, kind))
+        for name, file in files.items():
+            # The files stay where they are until they are sent: no copy in the run directory, none in W&B's cache.
+            artifact.add_file(str(file), name, policy="immutable", skip_cache=True)
+        logged = self._run.log_artifact(artifact)
+        if self._mode == "offline":
+            return
+        try:  # `finish` would wait for it too, but only as long as for a few curves, and reports no error
+            logged.wait(timeout=int(UPLOAD_SECONDS))
+        except WaitTimeoutError:
+            raise TimeoutError(f"{kind} was not sent after {UPLOAD_SECONDS:.0f} s") from None
+        except (wandb.Error, WandbApiFailedError, ValueError) as error:  # refused, for example above a quota
+            log.warning("W&B did not take %s of %s: %s", kind, self._directory, error)
 
     def finish(self, failed: bool) -> None:
         assert self._run is not None
@@ -178,21 +209,29 @@ def _init(
     directory: Path,
     identity: TrackerIdentity,
     config: Mapping[str, Any],
+    agents: AgentRun | None,
 ) -> "wandb.Run":
-    """Start a W&B run with curves over updates."""
+    """Start a W&B run with curves over updates. `agents` is the run that an agent has made, with the id `run_id`."""
     import wandb
+    from wandb.sdk.lib import config_util
 
+    config = {**config, "identity": asdict(identity)}
+    if agents is not None and agents.file is not None:
+        config = with_parameters(config, config_util.dict_from_config_file(agents.file, must_exist=True))
     run = wandb.init(
         mode=mode,
         id=run_id,
+        # The server has the agent's run already, and again if the agent resumes it.
+        resume="allow" if agents is not None and mode == "online" else None,
         dir=directory,
-        project=identity.project,
-        entity=identity.entity,
+        # The agent has set WANDB_PROJECT and WANDB_ENTITY. A run elsewhere would not be in the sweep.
+        project=None if AGENT.is_here else identity.project,
+        entity=None if AGENT.is_here else identity.entity,
         group=identity.group,
         job_type=identity.job_type,
         name=identity.display_name,
         tags=[tag[:TAG_LENGTH] for tag in identity.tags if tag],
-        config={**config, "identity": asdict(identity)},
+        config=config,
         # A sweep in one process creates several runs in turn. The user's own runs are left alone.
         reinit="create_new",
         settings=wandb.Settings(
@@ -215,6 +254,7 @@ def _init(
             init_timeout=ONLINE_START_SECONDS,
             finish_timeout=FINISH_SECONDS,
             finish_timeout_raises=True,
+            sweep_id=None if agents is None else agents.sweep,
         ),
     )
     run.define_metric(STEP, hidden=True)
@@ -222,6 +262,12 @@ def _init(
         run.define_metric(f"{split}/*", step_metric=STEP)
         run.define_metric(f"{split}_by_rank/*", step_metric=STEP)
     return run
+
+
+def artifact_name(kind: str, group: str) -> str:
+    """Return the name of a run's artefact, made of letters, digits and `-_.`; the group's end has the run's hash."""
+    whole = re.sub(r"[^\w.-]", "-", f"{group}-{kind}", flags=re.ASCII)
+    return whole[-NAME_LENGTH:]
 
 
 _staged: str | None = None

@@ -32,7 +32,11 @@ class CutShort(ValueError):
 
 @dataclass
 class OfflineRun:
-    """Content of an offline run. `history` has a dict per call of `run.log`; `whole` is False if truncated."""
+    """Content of an offline run.
+
+    `history` has a dict per call of `run.log`; `artifacts` has the files of each artefact of ours (not of W&B's copies
+    of tables), and where they are; `whole` is False if truncated.
+    """
 
     id: str = ""
     started: int = 0  # nanoseconds
@@ -47,6 +51,7 @@ class OfflineRun:
     summary: dict[str, Any] = field(default_factory=dict)
     step_metrics: dict[str, str] = field(default_factory=dict)
     kinds: set[str] = field(default_factory=set)
+    artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
     exit_code: int | None = None
     whole: bool = True
 
@@ -137,5 +142,8 @@ def _add(run: OfflineRun, record: Any) -> None:
         run.summary |= _items(record.summary.update)
     elif kind == "metric":
         run.step_metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+    elif kind == "artifact" and record.artifact.type != "run_table":
+        contents = record.artifact.manifest.contents
+        run.artifacts[record.artifact.name] = {entry.path: entry.local_path for entry in contents}
     elif kind == "exit":
         run.exit_code = record.exit.exit_code

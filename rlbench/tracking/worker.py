@@ -3,11 +3,12 @@
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any
 
-from rlbench.tracking.identity import Backend
+from rlbench.tracking.identity import Backend, Uploader
 
 log = logging.getLogger("rlbench.tracking")
 
@@ -15,6 +16,8 @@ QUEUE_LENGTH = 10_000
 """Maximum number of waiting calls for a slow backend, at most some tens of MB. Later calls are dropped."""
 FINISH_SECONDS = 75.0
 """Seconds that the end of a run waits for a backend. What is written by then is kept."""
+UPLOAD_SECONDS = 300.0
+"""Additional seconds if files are sent to it. Other processes of a run wait meanwhile, for ten minutes at most."""
 FAILED_SECONDS = 10.0
 """The same for a failed or interrupted run, which may have to end at once."""
 
@@ -24,6 +27,7 @@ DOING = {
     "log": "log metrics",
     "log_table": "log a table",
     "log_image": "log an image",
+    "upload": "upload files",
     "summary": "write the summary",
 }
 """What a method does, if its name does not say it."""
@@ -40,7 +44,7 @@ class Worker:
     def __init__(self, backend: Backend, directory: Path):
         self._backend, self._directory = backend, directory
         self._calls: Queue[tuple[str, tuple[Any, ...]]] = Queue(QUEUE_LENGTH)
-        self._lost = self._dropped = False
+        self._lost = self._dropped = self._uploads = False
         self._do("prepare")
         self._thread = threading.Thread(target=self._work, name=f"tracker {backend.name}", daemon=True)
         self._thread.start()
@@ -63,9 +67,18 @@ class Worker:
                     self._directory,
                 )
 
+    def upload(self, kind: str, files: Mapping[str, Path]) -> None:
+        """Queue files, if the backend keeps files. Never waits."""
+        if isinstance(self._backend, Uploader):
+            self._uploads = True
+            self.call("upload", kind, files)
+
     def finish(self, failed: bool) -> None:
-        """Let the backend finish its queue and close. Give up after FINISH_SECONDS, or FAILED_SECONDS if failed."""
-        seconds = FAILED_SECONDS if failed else FINISH_SECONDS
+        """Let the backend finish its queue and close.
+
+        Give up after FINISH_SECONDS, and UPLOAD_SECONDS more if there are files, or after FAILED_SECONDS if failed.
+        """
+        seconds = FAILED_SECONDS if failed else FINISH_SECONDS + UPLOAD_SECONDS * self._uploads
         deadline = time.monotonic() + seconds
         try:
             self._calls.put(("finish", (failed,)), timeout=seconds)

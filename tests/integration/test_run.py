@@ -26,6 +26,7 @@ from rlbench.evaluation.protocols import parse_protocol
 from rlbench.running.runner import _conclude, run
 from rlbench.running.session import prepare
 from rlbench.runs.attempts import attempts
+from rlbench.runs.completions import as_table
 from rlbench.runs.directory import DONE, FAILED, Run, locate, seal
 from rlbench.runs.sharing import find_finished
 from rlbench.training import rl
@@ -283,6 +284,17 @@ def test_the_report_goes_to_trackers(finished, tmp_path, monkeypatch):
     assert table["columns"] == list(expected.columns) and len(table["data"]) == len(expected)
     assert [row[0] for row in table["data"]] == list(expected["label"])
     assert [row[table["columns"].index("ndcg@10")] for row in table["data"]] == list(expected["ndcg@10"])
+    (entry,) = [row["lists"] for row in tracked.history if "lists" in row]
+    table = json.loads((folder / entry["path"]).read_text())
+    assert table["columns"][:4] == ["row", "seed", "update", "context_id"] and "list" in table["columns"]
+    for label in expected["label"]:
+        (root,) = runs.glob(f"*/{label}/seed0-*")
+        rows = read_rows(root / "completions.jsonl")
+        last = max(row["step"] for row in rows if row["split"] == "test")
+        wanted = as_table([row for row in rows if (row["step"], row["split"]) == (last, "test")])[1]
+        assert sorted(row[2:] for row in table["data"] if row[0] == label) == sorted(wanted) != []
+    contexts = [row[3] for row in table["data"]]
+    assert contexts == sorted(contexts)  # one context's lists are together
     for name in ("curves", "training"):
         (image,) = folder.glob(f"media/images/report/{name}_*.png")
         assert image.read_bytes() == (out / f"{name}.png").read_bytes()

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from rlbench.tracking.wandb_file import read_run
 from tests.helpers_wandb_server import wandb_server
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,7 @@ directory, modes, largest, patience = Path(sys.argv[1]), sys.argv[2].split(","),
 if largest:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 wandb_backend.FINISH_SECONDS, worker.FINISH_SECONDS = patience, patience + 1.0
+wandb_backend.UPLOAD_SECONDS, worker.UPLOAD_SECONDS = patience, patience + 1.0
 longest = 0.0
 
 def timed(call, *arguments):
@@ -60,6 +62,7 @@ for update in range(1, 2001):
         timed(tracker.log_table, "samples", ["text"], [["Heat (1995)" * 100]] * 8, update)
         time.sleep(0.2)
 timed(tracker.summary, {{"final/test/ndcg@10": 0.5}})
+timed(tracker.upload, sys.argv[5:])
 started = time.perf_counter()
 tracker.finish()
 print("longest", longest, "finish", time.perf_counter() - started, flush=True)
@@ -74,6 +77,7 @@ def process(
     environment: dict[str, str] | None = None,
     largest: int = 0,
     patience: float = MUCH,
+    upload: Sequence[str] = (),
     **options: Any,
 ) -> Iterator[subprocess.Popen[str]]:
     """A process that logs its first point, then waits for a line before it continues.
@@ -84,6 +88,7 @@ def process(
         environment: additional variables.
         largest: largest size of a file in bytes; 0 for no limit.
         patience: seconds that a backend is given to finish.
+        upload: kinds of files to send.
         options: of Popen.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "TRACKIO_"))}
@@ -91,7 +96,7 @@ def process(
     clean |= {"HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_ERROR_REPORTING": "false"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(directory), modes, str(largest), str(patience)],
+        [sys.executable, "-c", SCRIPT, str(directory), modes, str(largest), str(patience), *upload],
         cwd=ROOT,
         env=clean | (environment or {}),
         text=True,
@@ -171,6 +176,41 @@ def test_server_that_falls_silent(tmp_path: Path) -> None:
         server.silent.set()
         (line,) = finish(started, LITTLE)
     assert "W&B failed to finish" in line and "wandb sync --include-online" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", ["CreateArtifact", "CommitArtifact"])
+def test_server_that_takes_no_files(tmp_path: Path, operation: str) -> None:
+    """It answers all else. The run waits for a limited time, and says where the files still are."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "predictions-test-0.parquet").write_bytes(b"x" * 100_000)
+    with wandb_server() as server:
+        server.unanswered.add(operation)
+        login_here = login(server.address)
+        with process(tmp_path / "run", "wandb", environment=login_here, patience=LITTLE, upload=["predictions"]) as one:
+            ready(one)
+            (line,) = finish(one, 2 * LITTLE)
+        assert operation in server.operations
+    (file,) = (tmp_path / "run").glob("wandb/run-*/*.wandb")
+    assert len(read_run(file).curve("train/reward")) == 2001
+    assert "W&B failed to upload files" in line and "wandb sync --include-online" in line
+
+
+@pytest.mark.slow
+def test_server_that_refuses_files(tmp_path: Path) -> None:
+    """The run says so and is complete otherwise, on the server too."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "predictions-test-0.parquet").write_bytes(b"x" * 100_000)
+    with wandb_server() as server:
+        server.refused.add("CreateArtifact")
+        login_here = login(server.address)
+        with process(tmp_path / "run", "wandb", environment=login_here, upload=["predictions"]) as one:
+            ready(one)
+            (line,) = finish(one)
+        (file,) = (tmp_path / "run").glob("wandb/run-*/*.wandb")
+        sent = server.runs[read_run(file).id]
+    assert line.startswith("WARNING W&B did not take predictions of ") and "above your quota" in line
+    assert len(sent.curve("train/reward")) == 2001 and sent.exit_code == 0
 
 
 def need(mode: str) -> None:

@@ -204,3 +204,99 @@ def test_two_attempts_are_two_runs_whose_curves_join(tmp_path: Path) -> None:
     steps = [row["step"] for row in rows if row["split"] == "validation"]
     assert steps == sorted(steps) and {step: steps.count(step) for step in steps} == dict.fromkeys((10, 20, 30, 40), 8)
     assert (target.root / "completions.jsonl").read_text().startswith(cut.split('{"step": 20')[0])
+
+
+def test_an_agent_runs_the_cells_of_a_sweep(tmp_path: Path) -> None:
+    """`wandb sweep` and `wandb agent` run a written grid. Only the last stage of a cell is the agent's run.
+
+    A second sweep of the same cells finds them done, and gets their values all the same.
+    """
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    clean |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_ERROR_REPORTING": "false"}
+    programs = Path(sys.executable).parent
+    clean |= {"WANDB_API_KEY": "0" * 40, "WANDB_DIR": str(tmp_path), "PATH": f"{programs}:{clean['PATH']}"}
+    words = [word for word in SHORT if not word.startswith("tracker=")]
+    words += [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "algorithm=grpo,rank_grpo"]
+    words += ["trainer.rl.learning_rate=choice(1e-3)"]
+    with wandb_server() as server:
+
+        def start(*command: str) -> str:
+            done = subprocess.run(
+                command,
+                cwd=RUN_PY.parent,
+                env=clean | {"WANDB_BASE_URL": server.address},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout + done.stderr
+
+        start(sys.executable, "-m", "rlbench.wandb_sweep", *words, "--out", str(tmp_path / "sweep.yaml"))
+        said = start(str(programs / "wandb"), "sweep", str(tmp_path / "sweep.yaml"))
+        assert "wandb agent team/rlbench/sweep0" in said
+        start(str(programs / "wandb"), "agent", "team/rlbench/sweep0")
+        start(str(programs / "wandb"), "sweep", str(tmp_path / "sweep.yaml"))
+        start(str(programs / "wandb"), "agent", "team/rlbench/sweep1")
+    of_sweep, again = server.sweeps.values()
+    assert of_sweep.waiting == [] and len(of_sweep.given) == 2 and server.problems == []
+    own = [server.runs[name] for name in of_sweep.given]
+    statuses = [path.read_text() for path in (tmp_path / "runs").rglob("STATUS")]
+    assert len(statuses) == 3 + 2 and all(status.startswith(DONE) for status in statuses)
+    for run_of_agent, algorithm in zip(own, ("grpo", "rank_grpo"), strict=True):
+        (root,) = (tmp_path / "runs").glob(f"smoke/*/{algorithm}-relevance/seed0-*")
+        assert run_of_agent.fields["jobType"] == "rl" and run_of_agent.fields["sweep"] == "sweep0"
+        assert (run_of_agent.fields["entity"], run_of_agent.fields["project"]) == ("team", "rlbench")
+        assert run_of_agent.fields["groupName"] == root.relative_to(tmp_path / "runs" / "smoke").as_posix()
+        assert run_of_agent.fields["displayName"] == f"{algorithm}-relevance-seed0"
+        assert run_of_agent.config["algorithm"] == algorithm
+        assert run_of_agent.config["trainer.rl.learning_rate"] == 1e-3
+        assert run_of_agent.config["algorithm_settings"]["name"] == algorithm
+        assert run_of_agent.config["trainer"]["rl"]["learning_rate"] == 1e-3
+        result = json.loads((root / "result.json").read_text())["metrics"]["validation"]["ndcg@10"]
+        assert run_of_agent.summary[of_sweep.config["metric"]["name"]] == result
+        assert dict(run_of_agent.curve("train/loss")).keys() == {1, 2} and run_of_agent.exit_code == 0
+    for first, name in zip(own, again.given, strict=True):
+        second = server.runs[name]
+        assert second.fields["sweep"] == "sweep1" and second.exit_code == 0
+        assert second.fields["groupName"] == first.fields["groupName"]
+        finals = {key: value for key, value in first.summary.items() if key.startswith("final/")}
+        assert finals.items() <= second.summary.items() and len(finals) > 20
+        assert second.curve("train/loss") == first.curve("train/loss")
+        tables = [{name for name in one.files if name.startswith("media/table/")} for one in (first, second)]
+        assert len(tables[0]) == len(tables[1]) > 2
+    others = [run for name, run in server.runs.items() if name not in (*of_sweep.given, *again.given, ARTIFACTS)]
+    assert {run.fields["jobType"] for run in others} == {"oracle", "zero_shot", "sft"} and len(others) == 3
+    assert all("sweep" not in run.fields and run.fields["project"] == "rlbench" for run in others)
+
+
+def test_files_are_sent_on_request(tmp_path: Path) -> None:
+    """Online when a stage is done, offline by `wandb sync`: the judged lists and the weights, byte for byte."""
+    wanted = "tracker.upload=[predictions,checkpoint]"
+    words = [word for word in SHORT if not word.startswith("tracker=")] + ["stage=sft", wanted]
+    places = [f"cache_dir={tmp_path / 'cache'}"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    clean |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_ERROR_REPORTING": "false"}
+    for mode in ("wandb", "offline"):
+        with wandb_server() as server:
+            there = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": server.address}
+            own = [*words, f"tracker={mode}", *places, f"runs_dir={tmp_path / mode}"]
+            done = subprocess.run(
+                [sys.executable, str(RUN_PY), *own], env=clean | there, capture_output=True, text=True, timeout=300
+            )
+            assert done.returncode == 0 and "failed to" not in done.stderr, done.stderr
+            (root,) = (tmp_path / mode).glob("smoke/*/sft/seed0-*")
+            if mode == "offline":
+                assert server.operations == []
+                synced(server, tmp_path, *root.glob("wandb/offline-run-*"))
+            files = [*root.glob("predictions-*.parquet"), *(path for path in root.glob("model/*") if path.is_file())]
+            assert len(files) > 4
+            sent = server.runs[ARTIFACTS].files
+            for file in files:
+                assert sent[file.relative_to(root).as_posix()] == file.read_bytes(), file
+            kinds = {(name, kind) for name, kind in server.artifacts if not name.startswith("run-")}
+            stem = f"mini-tiny-sft-{root.name}"
+            of_sft = {(f"{stem}-predictions", "predictions"), (f"{stem}-checkpoint", "model")}
+            assert of_sft <= kinds and server.problems == []
+            weights = root / "model" / "model.safetensors"
+            assert not [path for path in root.glob("wandb/**/*") if path.stat().st_size == weights.stat().st_size]

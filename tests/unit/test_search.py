@@ -136,8 +136,9 @@ def test_the_space_is_what_hydra_says():
     }
     assert found.seeds == ("seed=3", "seed=4")
     assert found.fixed == (("reward=a", "matching=exact"), ("reward=b", "matching=exact"))
-    whole = space("+a.b=interval(2, 9)", "+a.b=interval(3, 8)").dimensions
+    whole = space("+a.b=int(interval(2, 9))", "+a.b=int(interval(3, 8))").dimensions
     assert whole == {"+a.b": SearchInterval(3, 8, False)} and whole["+a.b"].text(5.0) == "5"
+    assert whole["+a.b"].whole and not space("a=interval(2, 9)").dimensions["a"].whole
     assert space("a=choice(1)", "b=1", "b=2").fixed == (("b=2",),)
 
 

@@ -21,7 +21,7 @@ from rlbench.config.schema import Config
 from rlbench.running.checks import check_config
 from rlbench.tracking import MODES, NoTracker, Tracker, TrackerIdentity, check_modes, make_tracker, worker
 from rlbench.tracking import tracker as tracker_module
-from rlbench.tracking.wandb_backend import WandbBackend, _forget_service
+from rlbench.tracking.wandb_backend import WandbBackend, _forget_service, artifact_name
 from rlbench.tracking.wandb_file import BLOCK, CutShort, read_payloads, read_run
 from tests.helpers_tensorboard import open_attempt, read_scalars
 from tests.helpers_wandb import find_runs
@@ -381,7 +381,8 @@ def test_calls_that_a_slow_backend_cannot_take_are_dropped_and_the_run_goes_on(
 @pytest.mark.parametrize("mode", MODES)
 def test_config_group(mode: str) -> None:
     config = yaml.safe_load((ROOT / "conf" / "tracker" / f"{mode}.yaml").read_text())
-    assert config == {"mode": mode, "also": [], "completions": 8, "project": "rlbench", "entity": None}
+    usual = {"also": [], "completions": 8, "upload": [], "project": "rlbench", "entity": None}
+    assert config == {"mode": mode} | usual
 
 
 def test_modes_are_checked_together() -> None:
@@ -393,6 +394,56 @@ def test_modes_are_checked_together() -> None:
     assert "tracker.also contains 'none'" in problems("offline", "none")
     assert "names 'tensorboard' twice" in problems("tensorboard", "tensorboard")
     assert "'wandb' and 'offline', which are the same W&B run" in problems("wandb", "offline")
+
+
+def test_wishes_for_files_are_checked() -> None:
+    def problems(mode: str, also: list[str], *upload: str) -> str:
+        return "\n".join(check_modes(mode, also, upload))
+
+    assert (
+        problems("wandb", [], "predictions", "checkpoint") == problems("tensorboard", ["offline"], "checkpoint") == ""
+    )
+    unknown = problems("offline", [], "predictons", "checkpoint", "checkpoint")
+    assert (
+        "names 'predictons', which is unknown; known: predictions, checkpoint. Did you mean 'predictions'?" in unknown
+    )
+    assert "tracker.upload names 'checkpoint' twice" in unknown
+    assert problems("tensorboard", ["trackio"], "checkpoint").startswith(
+        "tracker.upload = [checkpoint] needs a tracker that keeps files, but tracker = 'tensorboard,trackio' has none"
+    )
+    assert "needs a tracker that keeps files" in problems("none", [], "checkpoint")
+
+
+def test_files_are_kept_on_request_and_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("predictions-test-5.parquet", "model/weights", "budget.json"):
+        (tmp_path / name).write_text(name)
+    tracker = make_tracker(["offline", "tensorboard"], directory=tmp_path, identity=identity(), config={})
+    tracker.upload(["predictions", "checkpoint"])
+    tracker.finish()
+    (run,) = find_runs(tmp_path)
+    assert run.artifacts == {
+        artifact_name("predictions", identity().group): {
+            "predictions-test-5.parquet": str(tmp_path / "predictions-test-5.parquet")
+        },
+        artifact_name("checkpoint", identity().group): {"model/weights": str(tmp_path / "model" / "weights")},
+    }
+    assert [path.name for path in tmp_path.rglob("*") if path.name == "weights"] == ["weights"]
+
+
+def test_a_run_without_such_files_uploads_nothing(tmp_path: Path) -> None:
+    tracker = make_tracker(["offline"], directory=tmp_path, identity=identity(), config={})
+    tracker.upload(["checkpoint"])
+    tracker.finish()
+    assert find_runs(tmp_path)[0].artifacts == {}
+
+
+def test_names_of_files_are_names_for_wandb() -> None:
+    group = "mini-tiny/grpo-relevance@learning_rate=0.0001,x=[1]/seed0-1a2b3c4d"
+    name = "mini-tiny-grpo-relevance-learning_rate-0.0001-x--1--seed0-1a2b3c4d-checkpoint"
+    assert artifact_name("checkpoint", group) == name
+    long = artifact_name("checkpoint", "x" * 200 + "/seed0-1a2b3c4d")
+    assert len(long) == 128 and long.endswith("xxx-seed0-1a2b3c4d-checkpoint")
 
 
 def test_a_missing_package_is_found_before_anything_is_spent(
