@@ -25,6 +25,8 @@ COMMANDS = {
     "eval": ("rlbench.evaluate", "main", "a model as it is, under its own name, in the same tables as runs"),
     "data": ("rlbench.datasets", "main", "datasets: list, check files, counts and leakage, fill the data cache"),
     "inspect": ("rlbench.inspect", "main", "one group of completions, rank by rank"),
+    "measure": ("rlbench.measure", "main", "what a run has changed in its model, checkpoint by checkpoint"),
+    "measures": ("analysis.measures", "main", "figures of what rlbench measure has written"),
     "papers": ("rlbench.papers", "main", "papers, and the command that runs each method"),
     "teach": ("rlbench.teach", "main", "lists, ratings and descriptions of items from a teacher model"),
     "demonstrate": ("rlbench.demonstrate", "main", "SFT demonstrations from a teacher's lists"),

@@ -17,6 +17,7 @@ from rlbench.config.schema import Config
 from rlbench.data.record import RankedListDataset
 from rlbench.objective import Objective
 from rlbench.rewards.scorer import ListScorer
+from rlbench.rewards.terms import TERMS
 from rlbench.training.rl import prompt_dataset, trl_arguments
 from rlbench.training.scoring import Batching
 from rlbench.training.trainer import RankedListTrainer
@@ -47,12 +48,15 @@ def hashed_gains(completion_ids: Sequence[Sequence[int]], term: str, n: int) -> 
 
 
 class HashScorer(ListScorer):
-    """`hashed_gains` in place of every term's gains."""
+    """`hashed_gains` in place of every term's gains, except those of terms that ask."""
 
     def __call__(self, completion_ids, **columns):
         super().__call__(completion_ids, **columns)
         n = self.reader.units.list_length
-        gains = [hashed_gains(completion_ids, term, n) for term in self.reward.terms]
+        gains = [
+            self.rewards.gains[:, m] if TERMS[term].needs else hashed_gains(completion_ids, term, n)
+            for m, term in enumerate(self.reward.terms)
+        ]
         self.rewards = replace(self.rewards, gains=torch.stack(gains, dim=1))
         return self.rewards.gains.sum((1, 2)).tolist()
 

@@ -18,9 +18,13 @@ from rlbench.lists.relevance import Judge, JudgedLists, Verdict
 from rlbench.models.batches import padded
 from rlbench.rewards.answers import Answers, Policy
 from rlbench.rewards.batch import FEATURES, RewardBatch
+from rlbench.rewards.reward_model import Comparison, RewardModel
 from rlbench.rewards.success import success
 from rlbench.rewards.terms import TERMS, Term, term_options
 from rlbench.rewards.values import checked_totals, checked_values
+
+STREAM = 29
+"""Separates the random numbers of items for a reward model from others with the same seed."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class ListScorer:
 
     Attributes:
         policy: answers terms that ask the policy; None if there is none.
+        reward_model: a reward model that is trained with the policy; None unless a term needs one.
         lists: the lists of the latest call, one per completion.
         rewards: gains and scores of every term in the latest call, for the objective.
     """
@@ -122,6 +127,9 @@ class ListScorer:
         self.facts = facts
         self.reward = reward
         self.policy: Policy | None = None
+        self.reward_model: RewardModel | None = None
+        self._seed = 0
+        self._comparisons: list[Comparison] = []
         self.lists: list[ScoredList] = []
         self.rewards: RewardBatch | None = None
 
@@ -186,12 +194,78 @@ class ListScorer:
         judged, self.lists = self.read(completion_ids, truths, seen_titles, gains)
         answers = None
         if self.policy is not None and any(TERMS[name].needs for name in self.reward.terms):
-            answers = self._answers(self.policy, prompts, completion_ids)
+            titles = [self._titles(of_list) for of_list in seen_titles]
+            answers = self._answers(self.policy, prompts, completion_ids, titles)
+            self._comparisons = self._compared(judged, truths, titles)
         self.rewards = score(judged, self.facts, self.reward, [scored.text for scored in self.lists], answers)
         return self.rewards.totals.tolist()
 
-    def _answers(self, policy: Policy, prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]]) -> Answers:
+    def _answers(
+        self,
+        policy: Policy,
+        prompts: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        titles: Sequence[Sequence[int]],
+    ) -> Answers:
         ids, mask = padded(completion_ids, 0, left=False)
         units = self.reader.segment(ids, mask, [scored.parsed.lines for scored in self.lists]).unit_ids.tolist()
         own = [row[: len(written)] for row, written in zip(units, completion_ids, strict=True)]
-        return Answers(policy, prompts, completion_ids, own, self.reader.units.list_length)
+        length = self.reader.units.list_length
+        return Answers(policy, prompts, completion_ids, own, length, titles, self.reward_model)
+
+    def _titles(self, seen: Sequence[str]) -> list[int]:
+        return [code for code in self.judge.catalog.find_titles(seen).tolist() if code >= 0]
+
+    def _compared(
+        self, judged: JudgedLists, truths: Sequence[Sequence[Item]], titles: Sequence[Sequence[int]]
+    ) -> list[Comparison]:
+        """The relevant items of the catalogue against the misses of each list."""
+        if self.reward_model is None:
+            return []
+        misses = judged.of_verdict("miss")
+        return [
+            Comparison(
+                titles[row],
+                [item for item in self.judge.catalog.find_all(truth).tolist() if item >= 0],
+                judged.items[row][misses[row]].tolist(),
+            )
+            for row, truth in enumerate(truths)
+        ]
+
+    def make_reward_model(self, seed: int) -> None:
+        """Make the reward model, if a term needs one.
+
+        Args:
+            seed: the run's seed.
+        """
+        self._seed = seed
+        if any("reward_model" in TERMS[name].needs for name in self.reward.terms if name in TERMS):
+            catalog = self.judge.catalog
+            self.reward_model = RewardModel(int(catalog.title_ids.max()) + 1, len(catalog), seed)
+
+    def comparisons(self) -> list[Comparison]:
+        """What the reward model may learn from the lists of the latest call; empty if there is no such model."""
+        return self._comparisons
+
+    def learn(self, comparisons: Sequence[Comparison], update: int) -> None:
+        """Train the reward model on the comparisons of all processes, by the options of its term.
+
+        Args:
+            comparisons: what the lists of a rollout say.
+            update: number of updates before the rollout.
+        """
+        assert self.reward_model is not None
+        options = {name: option.default for name, option in TERMS["reward_model"].options.items()}
+        options |= term_options(self.reward.terms["reward_model"])
+        if options["against"] == "catalogue":
+            comparisons = self._against_catalogue(comparisons, update)
+        self.reward_model.learn(comparisons, options["steps"], options["rate"])
+
+    def _against_catalogue(self, comparisons: Sequence[Comparison], update: int) -> list[Comparison]:
+        """The same relevant items against N random items of the catalogue that are not relevant."""
+        rng, n = np.random.default_rng([self._seed, STREAM, update]), self.reader.units.list_length
+        found = []
+        for one in comparisons:
+            drawn = rng.integers(len(self.judge.catalog), size=n).tolist()
+            found.append(Comparison(one.titles, one.better, [item for item in drawn if item not in one.better]))
+        return found

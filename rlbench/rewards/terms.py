@@ -45,8 +45,8 @@ SCALES = ("solve_rate", "moderate")
 """Possible factors on a list term's score, applied to whole groups: the names of `rlbench.rewards.combine.FACTORS`."""
 
 
-NEEDS = ("policy",)
-"""What a term may need: `policy` is answers of the policy that trains."""
+NEEDS = ("policy", "reward_model")
+"""What a term may need: answers of the policy that trains, or of a reward model that is trained with it."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +242,54 @@ def calibration(
         return lists.present * (1 - (confidence - lists.hits) ** 2)
     happened = np.where(lists.hits > 0, confidence, 1 - confidence)
     return lists.present * (1 - np.log(np.maximum(happened, LEAST_CONFIDENCE)) / np.log(LEAST_CONFIDENCE))
+
+
+@rank_term(needs=["reward_model"])
+def reward_model(
+    lists: "JudgedLists",
+    facts: ItemFacts,
+    answers: "Answers",
+    *,
+    against: Literal["policy", "catalogue"] = "policy",
+    steps: PositiveInt = 4,
+    rate: Positive = 0.01,
+) -> Floats:
+    """How much a reward model prefers an entry, in (0, 1); 0 for repeats and items that the dialogue has named.
+
+    After each rollout the model (`rlbench.rewards.reward_model`) takes `steps` steps of Adam with the learning rate
+    `rate`. `against` says which items it learns to rank below the relevant ones. With `policy` they are the misses of
+    the rollout's lists, so that model and policy are trained against each other (RIVAL, arXiv 2506.05070, abstract
+    only). With `catalogue` they are N random items, which makes it a plain model of users.
+    """
+    counted = lists.of_verdict("hit") | lists.of_verdict("miss")
+    return counted * answers.preferred(lists.items)
+
+
+@list_term(reads_on=False, needs=["policy"])
+def prompt_to_first(
+    lists: "JudgedLists", facts: ItemFacts, answers: "Answers", *, first: PositiveInt = 3, shuffles: PositiveInt = 4
+) -> Floats:
+    """Sensitivity of the first ranks to the prompt (CE-PO, arXiv 2509.23095: prompt -> rationale).
+
+    Adapted to lists: the rationale is the first ranks, the answer the others. See `rlbench.models.sensitivity`.
+    """
+    return answers.sensitivities(first, shuffles)[:, 0]
+
+
+@list_term(reads_on=False, needs=["policy"])
+def first_to_rest(
+    lists: "JudgedLists", facts: ItemFacts, answers: "Answers", *, first: PositiveInt = 3, shuffles: PositiveInt = 4
+) -> Floats:
+    """Sensitivity of the other ranks to the first ones (CE-PO: rationale -> answer)."""
+    return answers.sensitivities(first, shuffles)[:, 1]
+
+
+@list_term(reads_on=False, needs=["policy"])
+def prompt_to_rest(
+    lists: "JudgedLists", facts: ItemFacts, answers: "Answers", *, first: PositiveInt = 3, shuffles: PositiveInt = 4
+) -> Floats:
+    """Direct sensitivity of the other ranks to the prompt, not through the first ones (CE-PO: prompt -> answer)."""
+    return answers.sensitivities(first, shuffles)[:, 2]
 
 
 @list_term(reads_on=False)

@@ -335,16 +335,17 @@ def _reward(reward: RewardConfig) -> list[str]:
 
 def _answers(config: Config) -> list[str]:
     """Check that something can answer reward terms that ask."""
-    asking = [name for name in config.reward.terms if name in TERMS and TERMS[name].needs]
+    asking = {name: TERMS[name].needs for name in config.reward.terms if name in TERMS and TERMS[name].needs}
     strategy, problems = config.trainer.parallel.strategy, []
-    for name in asking:
+    for name, needs in asking.items():
+        asked = needs[0].replace("_", " ")
         if isinstance(config.algorithm, PreferenceConfig):
             problems.append(
-                f"reward.terms.{name} asks the policy about the lists of a rollout, but algorithm="
+                f"reward.terms.{name} asks the {asked} about the lists of a rollout, but algorithm="
                 f"{config.algorithm.name} orders lists that were drawn before; remove the term, or use an algorithm of "
                 "policy optimisation (algorithm=grpo)"
             )
-        if strategy in ("fsdp2", "deepspeed"):
+        if "policy" in needs and strategy in ("fsdp2", "deepspeed"):
             problems.append(
                 f"reward.terms.{name} asks the policy in passes of one process, but trainer.parallel.strategy = "
                 f"'{strategy}' shards its weights; remove the term, or use trainer=ddp"

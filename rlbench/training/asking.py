@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from rlbench.lists.item_facts import Floats
+from rlbench.models.adapters import causal
 from rlbench.models.batches import Completions
+from rlbench.models.sensitivity import sensitivities
 from rlbench.rewards.answers import Ids
 
 if TYPE_CHECKING:
@@ -20,6 +26,27 @@ class TrainerPolicy:
         scores = self.trainer.own_pass(self._batch(prompts, completion_ids))
         rows = scores.logps.double().tolist()
         return [row[: len(ids)] for row, ids in zip(rows, completion_ids, strict=True)]
+
+    def sensitivities(
+        self, prompts: Sequence[Any], completion_ids: Ids, units: Ids, ranks: int, first: int, shuffles: int
+    ) -> Floats:
+        trainer = self.trainer
+        batch = self._batch(prompts, completion_ids)
+        own = pad_sequence([torch.tensor(row) for row in units], batch_first=True, padding_value=ranks).to(
+            batch.prompt_ids.device
+        )
+        found = []
+        for cut in trainer.own_cuts(batch):
+            trainer.count_asked(batch[cut], passes=2 * shuffles + 1)
+            with trainer.ledger.phase("reference"), trainer.accelerator.autocast():
+                model = causal(trainer.accelerator.unwrap_model(trainer.model))
+                found.append(
+                    sensitivities(
+                        model, batch[cut], own[cut], ranks,
+                        first=first, shuffles=shuffles, temperature=trainer.temperature,
+                    )
+                )  # fmt: skip
+        return torch.cat(found).numpy()
 
     def _batch(self, prompts: Sequence[Any], completion_ids: Ids) -> Completions:
         trainer = self.trainer

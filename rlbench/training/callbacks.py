@@ -14,6 +14,7 @@ from rlbench.base import preemption
 from rlbench.base.progress import Progress
 from rlbench.base.sharding import fill, whole
 from rlbench.lists.metric_catalogue import TRAINING, entry_of
+from rlbench.rewards.reward_model import RewardModel
 from rlbench.runs.budget import Ledger, named_speed, since
 from rlbench.runs.directory import Run
 from rlbench.runs.record import BUDGET_ROWS
@@ -187,6 +188,7 @@ class StopTraining(TrainerCallback):
 
 REFERENCE_FILE = "reference.safetensors"
 COLLECTOR_FILE = "collector.npz"
+REWARD_MODEL_FILE = "reward_model.pt"
 
 
 class ReferenceSync(TrainerCallback):
@@ -232,3 +234,21 @@ class CollectorState(TrainerCallback):
         if state.is_world_process_zero:
             arrays: dict[str, Any] = self.collector.state()
             np.savez(checkpoint_being_written(args, state) / COLLECTOR_FILE, **arrays)
+
+
+class RewardModelState(TrainerCallback):
+    """Saves a reward model and its optimiser with each checkpoint. All processes have the same.
+
+    Args:
+        model: the model.
+        start: folder of the checkpoint to resume from, or None.
+    """
+
+    def __init__(self, model: RewardModel, start: Path | None):
+        self.model = model
+        if start is not None:
+            model.restore(torch.load(start / REWARD_MODEL_FILE, weights_only=True))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            torch.save(self.model.whole_state(), checkpoint_being_written(args, state) / REWARD_MODEL_FILE)

@@ -34,10 +34,12 @@ from rlbench.runs.existing import unmeasured
 from rlbench.training.arguments import quiet, rl_arguments, shared_arguments
 from rlbench.training.callbacks import (
     COLLECTOR_FILE,
+    REWARD_MODEL_FILE,
     CollectorState,
     Evaluator,
     Recorder,
     ReferenceSync,
+    RewardModelState,
     SpendingLog,
     Stopper,
     StopTraining,
@@ -428,6 +430,11 @@ def policy_trainer(
         trainer.add_callback(Scheduled(config, trainer))
     if trainer.collector is not None:
         trainer.add_callback(CollectorState(trainer.collector))
+    if scorer.reward_model is not None:
+        start = None if earlier is None else earlier.folder
+        # A clone's parent may have had a reward without such a model.
+        known = start is not None and (config.clone is None or (start / REWARD_MODEL_FILE).exists())
+        trainer.add_callback(RewardModelState(scorer.reward_model, start if known else None))
     if config.policy_optimisation.reference.sync_every:
         trainer.add_callback(reference_sync(trainer, config, earlier.folder if earlier else None))
     return trainer

@@ -125,6 +125,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         self.objective = objective
         self.scorer = scorer
         scorer.policy = TrainerPolicy(self)
+        scorer.make_reward_model(self.args.seed)
         self.demonstrations = demonstrations
         self.batching = batching or Batching()
         self.ledger = ledger or Ledger()
@@ -303,11 +304,19 @@ class RankedListTrainer(Metered, GRPOTrainer):
 
     def own_pass(self, batch: Completions) -> TokenScores:
         """Run the policy over any completions, without gradients and on this process alone."""
-        tokens = self.batching.micro_batch_tokens
-        size = self.args.per_device_train_batch_size
-        cuts = even_cuts(len(batch), size) if tokens is None else cuts_by_tokens(batch, tokens)
         with torch.no_grad():
-            return self._pass(self.accelerator.unwrap_model(self.model), batch, cuts=cuts)
+            return self._pass(self.accelerator.unwrap_model(self.model), batch, cuts=self.own_cuts(batch))
+
+    def own_cuts(self, batch: Completions) -> list[slice]:
+        """Micro-batches of any completions of this process alone."""
+        tokens, size = self.batching.micro_batch_tokens, self.args.per_device_train_batch_size
+        return even_cuts(len(batch), size) if tokens is None else cuts_by_tokens(batch, tokens)
+
+    def count_asked(self, batch: Completions, passes: int) -> None:
+        """Count passes with a backward pass that train nothing: each as three passes of a reference."""
+        with torch.no_grad():
+            for _ in range(3 * passes):
+                self._count_pass(batch.prompt_ids, batch.prompt_mask, batch.completion_mask)
 
     def _plain_pass(self, model: Any, batch: Completions, wants_hidden: bool) -> TokenScores:
         """TRL's pass. Its head for the reference gives no entropies, and always gives them for the policy."""
@@ -462,6 +471,9 @@ class RankedListTrainer(Metered, GRPOTrainer):
             group = slice(min(self.num_generations, len(lists)))
             ranks = spread[group, : returns.size(1)]
             self.rollout_log.add(step, inputs[0], lists[group], returns[group], rewards.totals[group], ranks)
+        if scorer_learns := self.scorer.comparisons():
+            everywhere = gather_object(scorer_learns) if self.accelerator.num_processes > 1 else scorer_learns
+            self.scorer.learn(everywhere, step)
         self.ledger.add(
             completions=len(of_all),
             prompts=len(of_all) // self.num_generations,

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rlbench.models.sensitivity import PATHS
+from rlbench.rewards.reward_model import Comparison
 from rlbench.rewards.terms import TERMS
 from rlbench.running.checks import check_config
 from rlbench.running.cli import CONF
@@ -92,3 +94,50 @@ def test_confidences_are_those_of_the_policy(shares, mini, start, tmp_path):
             assert found[row, k].item() == pytest.approx(1 - (c - hits[k].item()) ** 2, abs=1e-5)
         assert not found[row, len(own) :].any()
     assert trainer.ledger.counts["reference_tokens"] == 0 and trainer._unscored == sum(map(len, rows))  # it is counted
+
+
+def test_sensitivities_are_asked_once_for_three_terms(mini, start, tmp_path):
+    trainer = make_trainer(config_of("ce_po", "grpo"), mini, *load(start), tmp_path)
+    records, rows = lists_of(trainer, mini, 3)
+    asked, ask = [], trainer.scorer.policy.sensitivities
+
+    def counted(*arguments):
+        asked.append(ask(*arguments))
+        return asked[-1]
+
+    trainer.scorer.policy.sensitivities = counted
+    trainer.scorer(completion_ids=rows, **columns(records))
+    (found,) = asked
+    scores = dict(zip(trainer.scorer.reward.terms, trainer.scorer.rewards.scores.T.tolist(), strict=True))
+    for place, name in enumerate(PATHS):
+        assert scores[name] == pytest.approx(found[:, place].tolist())
+    assert trainer._unscored == 3 * 9 * sum(map(len, rows))  # 2 K + 1 passes with a gradient, K = 4
+
+
+def test_a_reward_model_learns_from_a_rollout_after_it_was_scored(mini, start, tmp_path):
+    trainer = make_trainer(config_of("rival", "grpo"), mini, *load(start), tmp_path)
+    scorer, catalog = trainer.scorer, mini.catalog
+    records, rows = lists_of(trainer, mini, 5)
+    scorer(completion_ids=rows, **columns(records))
+    place = list(scorer.reward.terms).index("reward_model")
+    first = scorer.rewards.gains[:, place]
+    assert set(first.unique().tolist()) <= {0.0, 0.5}  # an untrained model prefers nothing
+    found = scorer.comparisons()
+    for one, record, scored in zip(found, records, scorer.lists, strict=True):
+        assert {catalog.items[item] for item in one.better} == set(record.ground_truth)
+        misses = [item for item, v in zip(scored.parsed.items, scored.verdicts, strict=True) if v == "miss"]
+        assert [catalog.items[item] for item in one.worse] == misses
+    before = scorer.reward_model.accuracy(found)
+    for update in range(10):
+        scorer.learn(found, update)
+    assert before == 0.5 and scorer.reward_model.accuracy(found) > 0.9
+    scorer(completion_ids=rows, **columns(records))
+    assert not torch.equal(first, scorer.rewards.gains[:, place])
+
+
+def test_random_items_for_a_plain_reward_model(mini, start, tmp_path):
+    trainer = make_trainer(config_of("tag_pr", "grpo"), mini, *load(start), tmp_path)
+    own = [Comparison([0], [1, 2], [5])]
+    (drawn,) = trainer.scorer._against_catalogue(own, 3)
+    assert drawn.better == own[0].better and not set(drawn.worse) & {1, 2} and len(drawn.worse) > 5
+    assert trainer.scorer._against_catalogue(own, 3) == [drawn] != trainer.scorer._against_catalogue(own, 4)

@@ -37,6 +37,13 @@ OURS = {
     "top_entropy": ["algorithm=top_entropy"],  # entropies of the micro-batch
     "spo": ["algorithm=spo"],  # names of prompts, and their values
     "cmdp": ["algorithm=cmdp", "algorithm.options.kl_budget.budget=0.001"],  # sums over tokens
+    "calibration": ["algorithm=rank_grpo", "reward=calibration"],  # passes of one process over its own lists
+    "ce_po": ["algorithm=grpo", "reward=ce_po"],
+    "rival": [
+        "algorithm=rank_grpo",
+        "reward=rival",
+        "reward.terms.reward_model.rate=0.1",
+    ],  # comparisons of all processes
     "bnpo": ["algorithm=bnpo"],
 }
 """Methods by what they need from all processes; only bnpo depends on how the batch is divided."""
@@ -51,6 +58,9 @@ UNDIVIDED = [
     ("top_entropy", "accumulation_1"),
     ("spo", "accumulation_1"),
     ("cmdp", "accumulation_1"),
+    ("calibration", "accumulation_1"),
+    ("ce_po", "accumulation_1"),
+    ("rival", "accumulation_1"),
 ]
 """Methods whose update is that of the whole batch."""
 
