@@ -471,9 +471,8 @@ class RankedListTrainer(Metered, GRPOTrainer):
             group = slice(min(self.num_generations, len(lists)))
             ranks = spread[group, : returns.size(1)]
             self.rollout_log.add(step, inputs[0], lists[group], returns[group], rewards.totals[group], ranks)
-        if scorer_learns := self.scorer.comparisons():
-            everywhere = gather_object(scorer_learns) if self.accelerator.num_processes > 1 else scorer_learns
-            self.scorer.learn(everywhere, step)
+        if compared := self.scorer.comparisons():
+            self.scorer.learn(gather_object(compared) if self.accelerator.num_processes > 1 else compared, step)
         self.ledger.add(
             completions=len(of_all),
             prompts=len(of_all) // self.num_generations,
