@@ -17,6 +17,8 @@ HEIGHT = 2.4
 """Height of a panel in inches."""
 UPDATE = "Update"
 SPECTRAL = {"rank_me": "RankMe", "effective_rank": "Effective rank", "alpha_req": "α-ReQ"}
+MOST_TICKS = 4
+"""Updates that a narrow panel names."""
 MOST_NAMED = 12
 """A matrix with more rows has no numbers in its cells."""
 
@@ -62,9 +64,11 @@ def draw_token_ranks(table: pd.DataFrame) -> Figure:
             rows = table[table["place"] == place]
             bottom = np.zeros(len(rows))
             for name, colour in zip(bins, COLOURS, strict=False):
-                ax.bar(rows["update"].astype(str), rows[name], bottom=bottom, color=colour, label=words[name])
+                ax.bar(range(len(rows)), rows[name], bottom=bottom, color=colour, label=words[name])
                 bottom += rows[name].to_numpy()
             ax.set(title=place, xlabel=UPDATE)
+            shown = range(0, len(rows), -(-len(rows) // MOST_TICKS))
+            ax.set_xticks(shown, [str(rows["update"].iloc[n]) for n in shown])
             ax.sharey(axes[0])
         axes[0].set_ylabel("Share of tokens")
         axes[-1].legend(title="Rank under the base", loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False)
@@ -108,7 +112,7 @@ def draw_judge(table: pd.DataFrame) -> Figure:
     """Accuracy of judges: a row for the model on whose lists a judge was trained, a column for the judged model."""
     matrix = table.pivot(index="trained_at", columns="update", values="accuracy")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(0.6 * PAGE_WIDTH, 1.4 * HEIGHT), layout="constrained")
+        figure = Figure(figsize=(0.7 * PAGE_WIDTH, 1.6 * HEIGHT), layout="constrained")
         ax = figure.subplots()
         image = ax.imshow(matrix, cmap="cividis")
         ax.set(xlabel="Lists of update", ylabel="Judge trained at update")

@@ -29,7 +29,7 @@ from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import JudgedLists
 from rlbench.models.batches import Completions
 from rlbench.models.loading import load_model, load_tokenizer
-from rlbench.rewards.reward_model import Comparison, RewardModel
+from rlbench.rewards.reward_model import ItemPairs, RewardModel
 from rlbench.runs.directory import locate
 from rlbench.runs.inputs import load
 from rlbench.runs.recorded import read_config
@@ -138,7 +138,7 @@ def measure(options: argparse.Namespace) -> int:
             else:
                 rows[kind] += SIMPLE[kind](one)
     if "judge" in options.kinds:
-        rows["judge"] = judge_staleness(probe, answers, options.steps)
+        rows["judge"] = list(judge_staleness(probe, answers, options.steps))
     _write(new_folder(options.out, "--out"), rows, Console())
     return 0
 
@@ -252,7 +252,7 @@ def judge_staleness(probe: Probe, answers: Mapping[int, JudgedLists], steps: int
             yield {"trained_at": trained, "update": update, "accuracy": judge.accuracy(others[half:])}
 
 
-def comparisons(probe: Probe, lists: JudgedLists) -> list[Comparison]:
+def comparisons(probe: Probe, lists: JudgedLists) -> list[ItemPairs]:
     """For each context: relevant items of the catalogue against the misses of its list."""
     catalog = probe.criteria.judge.catalog
     found = []
@@ -260,7 +260,7 @@ def comparisons(probe: Probe, lists: JudgedLists) -> list[Comparison]:
         better = [int(item) for item in catalog.find_all(record.ground_truth) if item >= 0]
         worse = lists.items[row][lists.of_verdict("miss")[row]].tolist()
         titles = [int(title) for title in catalog.find_titles(record.seen_titles) if title >= 0]
-        found.append(Comparison(titles, better, worse))
+        found.append(ItemPairs(titles, better, worse))
     return found
 
 
@@ -313,7 +313,7 @@ SIMPLE: Mapping[str, Callable[[Measured], Iterator[dict[str, Any]]]] = {
 
 def _write(folder: Path, rows: Mapping[str, Sequence[dict[str, Any]]], console: Console) -> None:
     for kind, of_kind in rows.items():
-        table = pd.DataFrame(list(of_kind))
+        table = pd.DataFrame(of_kind)
         table.to_csv(folder / f"{kind}.csv", index=False)
         if kind != "solved":
             _show(kind, table, console)

@@ -22,7 +22,7 @@ FIRST = 0.1
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ItemPairs:
     """The items of one context to compare.
 
     Attributes:
@@ -75,7 +75,7 @@ class RewardModel(torch.nn.Module):
                 table[row, there] = self.scores(titles[row], of_list[there].tolist()).sigmoid().numpy()
         return table
 
-    def loss(self, comparisons: Sequence[Comparison]) -> torch.Tensor:
+    def loss(self, comparisons: Sequence[ItemPairs]) -> torch.Tensor:
         """The mean Bradley-Terry loss of comparisons with both sides."""
         losses = []
         for one in comparisons:
@@ -83,7 +83,7 @@ class RewardModel(torch.nn.Module):
             losses.append(torch.nn.functional.softplus(worse[None, :] - better[:, None]).mean())
         return torch.stack(losses).mean()
 
-    def learn(self, comparisons: Sequence[Comparison], steps: int, rate: float) -> None:
+    def learn(self, comparisons: Sequence[ItemPairs], steps: int, rate: float) -> None:
         """Take steps of Adam on all comparisons together. Without a comparison that has both sides nothing happens."""
         usable = [one for one in comparisons if one.better and one.worse]
         for group in self.optimiser.param_groups:
@@ -93,7 +93,7 @@ class RewardModel(torch.nn.Module):
             self.loss(usable).backward()
             self.optimiser.step()
 
-    def accuracy(self, comparisons: Sequence[Comparison]) -> float:
+    def accuracy(self, comparisons: Sequence[ItemPairs]) -> float:
         """Share of pairs in which the better item has the higher score; a tie counts half. NaN without a pair."""
         right, pairs = 0.0, 0
         with torch.no_grad():

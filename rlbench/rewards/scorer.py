@@ -18,7 +18,7 @@ from rlbench.lists.relevance import Judge, JudgedLists, Verdict
 from rlbench.models.batches import padded
 from rlbench.rewards.answers import Answers, Policy
 from rlbench.rewards.batch import FEATURES, RewardBatch
-from rlbench.rewards.reward_model import Comparison, RewardModel
+from rlbench.rewards.reward_model import ItemPairs, RewardModel
 from rlbench.rewards.success import success
 from rlbench.rewards.terms import TERMS, Term, term_options
 from rlbench.rewards.values import checked_totals, checked_values
@@ -129,7 +129,7 @@ class ListScorer:
         self.policy: Policy | None = None
         self.reward_model: RewardModel | None = None
         self._seed = 0
-        self._comparisons: list[Comparison] = []
+        self._comparisons: list[ItemPairs] = []
         self.lists: list[ScoredList] = []
         self.rewards: RewardBatch | None = None
 
@@ -218,13 +218,13 @@ class ListScorer:
 
     def _compared(
         self, judged: JudgedLists, truths: Sequence[Sequence[Item]], titles: Sequence[Sequence[int]]
-    ) -> list[Comparison]:
+    ) -> list[ItemPairs]:
         """The relevant items of the catalogue against the misses of each list."""
         if self.reward_model is None:
             return []
         misses = judged.of_verdict("miss")
         return [
-            Comparison(
+            ItemPairs(
                 titles[row],
                 [item for item in self.judge.catalog.find_all(truth).tolist() if item >= 0],
                 judged.items[row][misses[row]].tolist(),
@@ -243,11 +243,11 @@ class ListScorer:
             catalog = self.judge.catalog
             self.reward_model = RewardModel(int(catalog.title_ids.max()) + 1, len(catalog), seed)
 
-    def comparisons(self) -> list[Comparison]:
+    def comparisons(self) -> list[ItemPairs]:
         """What the reward model may learn from the lists of the latest call; empty if there is no such model."""
         return self._comparisons
 
-    def learn(self, comparisons: Sequence[Comparison], update: int) -> None:
+    def learn(self, comparisons: Sequence[ItemPairs], update: int) -> None:
         """Train the reward model on the comparisons of all processes, by the options of its term.
 
         Args:
@@ -261,11 +261,11 @@ class ListScorer:
             comparisons = self._against_catalogue(comparisons, update)
         self.reward_model.learn(comparisons, options["steps"], options["rate"])
 
-    def _against_catalogue(self, comparisons: Sequence[Comparison], update: int) -> list[Comparison]:
+    def _against_catalogue(self, comparisons: Sequence[ItemPairs], update: int) -> list[ItemPairs]:
         """The same relevant items against N random items of the catalogue that are not relevant."""
         rng, n = np.random.default_rng([self._seed, STREAM, update]), self.reader.units.list_length
         found = []
         for one in comparisons:
             drawn = rng.integers(len(self.judge.catalog), size=n).tolist()
-            found.append(Comparison(one.titles, one.better, [item for item in drawn if item not in one.better]))
+            found.append(ItemPairs(one.titles, one.better, [item for item in drawn if item not in one.better]))
         return found

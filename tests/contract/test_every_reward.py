@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlbench.models.sensitivity import PATHS
-from rlbench.rewards.reward_model import Comparison
+from rlbench.rewards.reward_model import ItemPairs
 from rlbench.rewards.terms import TERMS
 from rlbench.running.checks import check_config
 from rlbench.running.cli import CONF
@@ -137,7 +137,7 @@ def test_a_reward_model_learns_from_a_rollout_after_it_was_scored(mini, start, t
 
 def test_random_items_for_a_plain_reward_model(mini, start, tmp_path):
     trainer = make_trainer(config_of("tag_pr", "grpo"), mini, *load(start), tmp_path)
-    own = [Comparison([0], [1, 2], [5])]
+    own = [ItemPairs([0], [1, 2], [5])]
     (drawn,) = trainer.scorer._against_catalogue(own, 3)
     assert drawn.better == own[0].better and not set(drawn.worse) & {1, 2} and len(drawn.worse) > 5
     assert trainer.scorer._against_catalogue(own, 3) == [drawn] != trainer.scorer._against_catalogue(own, 4)

@@ -36,7 +36,8 @@ from tests.helpers_training import load, make_criteria
 def one(mini, start):
     config = composed(*SMALL, "generation.max_new_tokens=40")
     tokenizer, model = load(start)
-    probe = Probe(config, mini.splits["validation"][:6], make_criteria(config, mini), tokenizer)
+    records = list({record.context_id: record for record in mini.splits["validation"]}.values())
+    probe = Probe(config, records, make_criteria(config, mini), tokenizer)
     return Measured(probe, Stage(7, start), model.eval())
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from rlbench.rewards.reward_model import SIZE, Comparison, RewardModel
+from rlbench.rewards.reward_model import SIZE, ItemPairs, RewardModel
 
 COMPARISONS = [
-    Comparison([0, 2], [1, 4], [0, 3, 5]),
-    Comparison([], [2], [6]),
-    Comparison([1], [], [3]),  # no relevant item: left out
-    Comparison([2], [0], []),  # nothing to compare with: left out
+    ItemPairs([0, 2], [1, 4], [0, 3, 5]),
+    ItemPairs([], [2], [6]),
+    ItemPairs([1], [], [3]),  # no relevant item: left out
+    ItemPairs([2], [0], []),  # nothing to compare with: left out
 ]
 
 

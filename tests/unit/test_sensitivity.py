@@ -102,7 +102,7 @@ def test_against_loops_without_padding(model):
 def test_jacobians_against_finite_differences(model):
     embeddings = model.get_input_embeddings()(torch.tensor(PROMPTS[0] + LISTS[0])).detach()
     jacobian = slow_jacobian(model, PROMPTS[0], LISTS[0], LISTS[0], UNITS[0], is_rest)
-    step = 1e-5
+    step = 3e-3  # the model's norms are in float32, so smaller steps drown in rounding
     for place, dimension in ((0, 0), (2, 5), (5, 1)):
         values = []
         for sign in (1, -1):
@@ -110,7 +110,7 @@ def test_jacobians_against_finite_differences(model):
             moved[place, dimension] += sign * step
             with torch.no_grad():
                 values.append(likelihood(model, moved, LISTS[0], UNITS[0], is_rest).item())
-        assert jacobian[place, dimension].item() == pytest.approx((values[0] - values[1]) / (2 * step), abs=1e-7)
+        assert jacobian[place, dimension].item() == pytest.approx((values[0] - values[1]) / (2 * step), abs=3e-3)
 
 
 def test_a_part_without_tokens_has_the_floor(model):
