@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from trl.experimental.gmpo import GMPOTrainer
 
 from rlbench.config.schema import Config
 from rlbench.data.record import RankedListDataset
+from rlbench.models.completing import Completion
 from rlbench.objective import Objective
 from rlbench.rewards.scorer import ListScorer
 from rlbench.rewards.terms import TERMS
-from rlbench.training.rl import prompt_dataset, trl_arguments
+from rlbench.training.rl import make_collector, prompt_dataset, trl_arguments
 from rlbench.training.scoring import Batching
 from rlbench.training.trainer import RankedListTrainer
 from tests.conftest import SMALL, composed
@@ -75,7 +77,17 @@ class HashScorer(ListScorer):
 class HashedLists(RankedListTrainer):
     """Prompt and position in the group determine the completions, so every layout has the same batch."""
 
+    def lists(self, prompt_ids, end, walk, written=None):
+        """With a sampler: completions of a group are adjacent, and several groups may have one prompt."""
+        before, found = Counter(), []
+        for ids in map(tuple, prompt_ids):
+            found.append(Completion(self.hashed_list(list(ids), before[ids] % self.num_generations), [], len(ids)))
+            before[ids] += 1
+        return found
+
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        if self._collected is not None:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
         first = self.accelerator.process_index * len(prompt_ids)
         places = [(first + i) % num_generations for i in range(len(prompt_ids))]
         return [self.hashed_list(ids, place) for ids, place in zip(prompt_ids, places, strict=True)], None
@@ -145,6 +157,9 @@ def trained(
         trainer = kind(
             objective=objective, scorer=scorer, args=args, batching=batching, generation=generation, **common
         )
+        if config.collects:
+            prompts = prompt_dataset(dataset.splits["train"], numbered=True)
+            trainer.train_dataset, trainer.collector = prompts, make_collector(config, prompts)
     else:
         weights = [float(term["weight"]) for term in config.reward.terms.values()]
         kind = trl_settings.get("trainer", GRPOTrainer)

@@ -169,6 +169,7 @@ BOUNDS: Mapping[str, Bound] = {
     "sampler.rounds": COUNT,
     "sampler.replay": _interval(0, 1, open_high=True),
     "sampler.capacity": COUNT_OR_NONE,
+    "sampler.successes": COUNT_OR_NONE,
     "safety.max_kl": POSITIVE,
     "safety.min_entropy_share": INSIDE,
     "safety.min_list_length_share": INSIDE,

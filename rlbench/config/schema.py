@@ -861,6 +861,8 @@ class SamplerConfig:
         rounds: most rollouts for one update. If groups are still missing after them, refused groups train too.
         replay: share of an update's groups that are taken from earlier rollouts.
         capacity: most groups that are kept for replay.
+        make: piece that changes prompts, or makes new ones; none for prompts as they are.
+        successes: most prompts whose latest successful list is kept. It replaces a member of a group that fails.
         options: options of the pieces, by their names.
     """
 
@@ -870,6 +872,8 @@ class SamplerConfig:
     rounds: int = 1
     replay: float = 0.0
     capacity: int = 0
+    make: str = "none"
+    successes: int = 0
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

@@ -103,7 +103,23 @@ def _draw(rng: np.random.Generator, w: np.ndarray, size: int) -> np.ndarray:
 
 
 def load(config: MiniConfig) -> RankedListDataset:
-    """Generate the dataset. Requests are single turns. The seed is the only source of randomness.
+    """The dataset, generated from its seed.
+
+    Raises:
+        BadInput: as `generated`.
+    """
+    return generated(config)[0]
+
+
+def train_oracle(config: MiniConfig) -> dict[str, list[Film]]:
+    """The best list of each train context, by the preference model. Not part of the dataset: only experts know it."""
+    return generated(config)[1]
+
+
+def generated(config: MiniConfig) -> tuple[RankedListDataset, dict[str, list[Film]]]:
+    """Generate the dataset, and the best list of each train context.
+
+    Requests are single turns. The seed is the only source of randomness.
 
     With demonstrations of the teacher the first record of each validation context has a demonstration too.
 
@@ -126,6 +142,7 @@ def load(config: MiniConfig) -> RankedListDataset:
         )
     splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
     oracle: dict[str, list[Film]] = {}
+    best_of_train: dict[str, list[Film]] = {}
     requests: dict[str, Request] = {}
     sizes = np.array(config.truth_sizes) / np.sum(config.truth_sizes)
     shows = -(-config.demonstrations // config.contexts["train"])  # demonstrations per train context, rounded up
@@ -144,17 +161,18 @@ def load(config: MiniConfig) -> RankedListDataset:
             for _ in range(1 + int(rng.choice(len(_ANSWERERS), p=_ANSWERERS))):
                 truth = world.films_at(_draw(rng, w, 1 + int(rng.choice(len(sizes), p=sizes))))
                 splits[split].append(replace(context, ground_truth=truth))
+            best = world.films_at(np.argsort(-w, kind="stable")[: config.list_length])
+            (best_of_train if split == "train" else oracle)[context.context_id] = best
             if split == "train":
                 for _ in range(min(shows, config.demonstrations - len(splits["sft"]))):
                     shown = _demonstration(rng, world, w, config)
                     splits["sft"].append(replace(splits[split][-1], completion=shown))
-            else:
-                oracle[context.context_id] = world.films_at(np.argsort(-w, kind="stable")[: config.list_length])
     if config.demonstrations_from != "noisy":
         _by_teacher(config, world, requests, splits)
     catalog, long = Catalog(world.films), LongPrompts(config.max_conversation_chars, config.long_prompts)
     splits = long.applied(splits)
-    return RankedListDataset("mini", catalog, splits, oracle, long.notices(), fingerprint(splits, catalog))
+    made = RankedListDataset("mini", catalog, splits, oracle, long.notices(), fingerprint(splits, catalog))
+    return made, best_of_train
 
 
 def sources(config: MiniConfig) -> dict[str, Path]:

@@ -156,6 +156,27 @@ def kl_budget(group: Group, *, budget: Positive = 10.0, penalty: NonNegative = 1
 
 
 @baselines.piece(shift="invariant", scale="invariant")
+def solved(group: Group) -> torch.Tensor:
+    """1 for lists that succeed, 0 for others: supervised learning of successes (RFT, arXiv 2308.01825; RAFT).
+
+    "Succeeds" is the reward's success rule, so the size of R has no effect.
+    """
+    return _kept(group.success.to(group.returns.dtype)[:, :, None].expand_as(group.returns), group.counted)
+
+
+@baselines.piece(shift="invariant", scale="invariant")
+def best(group: Group) -> torch.Tensor:
+    """1 for the highest R of a group, 0 for the others: supervised learning of the best of G lists.
+
+    Lists that tie share the 1. Where all R are equal, none is the best, and all get 0.
+    """
+    highest = group.returns.masked_fill(~group.counted, -math.inf).amax(dim=1, keepdim=True)
+    lowest = group.returns.masked_fill(~group.counted, math.inf).amin(dim=1, keepdim=True)
+    ties = ((group.returns == highest) & group.counted & (highest > lowest)).to(group.returns.dtype)
+    return ties / ties.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+@baselines.piece(shift="invariant", scale="invariant")
 def ordinal(group: Group) -> torch.Tensor:
     """2 - 4 (rho - 1) / (n - 1), rho the rank of R in the group, best first (GOPO, arXiv 2602.03876).
 

@@ -27,6 +27,7 @@ from rlbench.runs import inputs, processes
 from rlbench.runs.attempts import RunConsole
 from rlbench.runs.provenance import model_origin
 from rlbench.runs.record import ModelOrigin
+from rlbench.sampling.checks import check_prompts as check_samplers_prompts
 from rlbench.training.demonstrations import check_ends, check_special
 from rlbench.training.engine_checks import check_abilities, check_engine, check_server
 from rlbench.training.made import cannot_update
@@ -137,6 +138,7 @@ def _checked_data(config: Config) -> RankedListDataset:
         elif not problems:
             problems += check_on_data(config, dataset)
             problems += cannot_update(config, len(dataset.splits["train"]), len(dataset.splits.get("sft", [])))
+            problems += check_samplers_prompts(config, dataset.splits["train"], dataset.splits.get("sft", ()))
     except BadInput as error:
         problems += error.problems
         notices = [*notices, *error.notices]

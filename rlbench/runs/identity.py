@@ -22,6 +22,8 @@ DESCRIPTION = ("title", "paper", "evidence", "differs")
 """Descriptive keys of algorithms and rewards: names and sources."""
 FIRST_VALUES = {"line_format": "{title} ({year})", "item": "film"}
 """Values that runs had before these keys of a dataset existed. They do not change the hash."""
+FIRST_VALUES_OF_SAMPLERS = {"make": "none", "successes": 0}
+"""The same for keys of a sampler."""
 FIRST_VALUES_OF_MODELS = {"system_role": "template"}
 """The same for keys of a model."""
 INPUTS = "inputs"
@@ -115,7 +117,9 @@ def _collecting(config: Config) -> dict[str, Any]:
     for key, default in (("sampler", SamplerConfig()), ("rollout", RolloutConfig())):
         chosen = getattr(config, key)
         if replace(chosen, name=default.name) != default:
-            found[key] = {name: value for name, value in asdict(chosen).items() if name != "name"}
+            first = FIRST_VALUES_OF_SAMPLERS if key == "sampler" else {}
+            left_out = ["name", *(name for name, value in first.items() if getattr(chosen, name) == value)]
+            found[key] = {name: value for name, value in asdict(chosen).items() if name not in left_out}
     if config.schedule.values:
         found["schedule"] = flat(config.schedule.values)
     return found

@@ -3,6 +3,6 @@
 A choice is one pure function in a registry, as in `rlbench.objective`. Importing this package registers all of them.
 """
 
-from rlbench.sampling import keeping, structures, weighing
+from rlbench.sampling import keeping, making, structures, weighing
 
-__all__ = ["keeping", "structures", "weighing"]
+__all__ = ["keeping", "making", "structures", "weighing"]

@@ -5,9 +5,10 @@ from typing import Any
 
 from rlbench.base.errors import nearest
 from rlbench.config.options import Option, check_options
-from rlbench.config.schema import AlgorithmConfig, Config, RolloutConfig, SamplerConfig
+from rlbench.config.schema import AlgorithmConfig, Config, MiniConfig, RolloutConfig, SamplerConfig
+from rlbench.data.record import Record
 from rlbench.objective.pieces import Place, baselines
-from rlbench.sampling.places import keeps, structures, weights
+from rlbench.sampling.places import keeps, makers, structures, weights
 from rlbench.sampling.structures import all_options, levels_of
 
 
@@ -19,36 +20,46 @@ def check_sampling(config: Config, processes: int = 1) -> list[str]:
         processes: number of processes of the run.
     """
     sampler, rollout = config.sampler, config.rollout
-    problems = _pieces("sampler", [(weights, sampler.weigh), (keeps, sampler.keep)], sampler.options)
+    made = [] if sampler.make == "none" else [(makers, sampler.make)]
+    problems = _pieces("sampler", [(weights, sampler.weigh), (keeps, sampler.keep), *made], sampler.options)
     problems += _pieces("rollout", [(structures, rollout.structure)], rollout.options)
     if problems or not config.collects:
         return problems
-    return [*_of_replay(config), *_of_rounds(config), *_of_rollout(config, processes), *_of_engine(config)]
+    of_rollout = _of_rollout(config, processes)
+    return [*_of_replay(config), *_of_rounds(config), *_of_maker(config, processes), *of_rollout, *_of_engine(config)]
 
 
-def check_prompts(config: Config, prompts: int) -> list[str]:
-    """Problems with the number of prompts, one sentence each.
+def check_prompts(config: Config, prompts: Sequence[Record], demonstrations: Sequence[Record] = ()) -> list[str]:
+    """Problems of a sampler or a rollout with the prompts of the train split, one sentence each.
 
     Args:
         config: a config that `check_sampling` accepts.
-        prompts: number of prompts in the train split.
+        prompts: the train split.
+        demonstrations: the split sft.
     """
-    if not config.collects:
+    if not config.collects or "rl" not in config.stages or not isinstance(config.algorithm, AlgorithmConfig):
         return []
-    rl, capacity = config.trainer.rl, config.sampler.capacity
-    wanted = rl.completions_per_update // rl.group_size
-    problems = []
-    if wanted > prompts:
-        problems.append(
-            f"an update takes {wanted} prompts (trainer.rl.completions_per_update / group_size), and the train split "
-            f"has {prompts}; use fewer completions per update"
-        )
-    if capacity > prompts:
-        problems.append(
-            f"sampler.capacity = {capacity}: the buffer keeps one group per prompt, and the train split has {prompts}; "
-            f"use at most {prompts}"
-        )
-    return problems
+    sampler, problems = config.sampler, []
+    for key in ("capacity", "successes"):
+        if (most := getattr(sampler, key)) > len(prompts):
+            problems.append(
+                f"sampler.{key} = {most}: the buffer has at most one entry per prompt, and the train split has "
+                f"{len(prompts)}; use at most {len(prompts)}"
+            )
+    rollout = config.rollout
+    if rollout.structure == "expert" and all_options(rollout)["source"] == "demonstration":
+        shown = {record.context_id for record in demonstrations}
+        if not any(record.context_id in shown for record in prompts):
+            problems.append(
+                f"rollout.options.expert.source = demonstration: no context of {config.dataset.name}'s train split has "
+                "a demonstration; use truth or endpoint"
+            )
+    piece = weights[sampler.weigh]
+    if "check" in piece.facts:
+        defaults = {name: option.default for name, option in piece.options.items()}
+        options = defaults | dict(sampler.options.get(sampler.weigh, {}))
+        problems.append(piece.facts["check"]([record.context_id for record in prompts], **options))
+    return [problem for problem in problems if problem]
 
 
 def _pieces(section: str, chosen: Sequence[tuple[Place, str]], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -90,6 +101,22 @@ def _of_rounds(config: Config) -> list[str]:
     return []
 
 
+def _of_maker(config: Config, processes: int) -> list[str]:
+    sampler, problems = config.sampler, []
+    if sampler.successes and config.rollout.structure != "flat":
+        problems.append(
+            f"sampler.successes = {sampler.successes} with rollout = {config.rollout.name}: a kept list can replace a "
+            "member only where members are drawn one by one; use rollout=flat"
+        )
+    makes_after = sampler.make != "none" and makers[sampler.make].facts["when"] == "after"
+    if makes_after and processes > 1 and config.trainer.parallel.strategy != "ddp":
+        problems.append(
+            f"sampler.make = {sampler.make} with trainer.parallel.strategy = {config.trainer.parallel.strategy}: the "
+            "number of new prompts differs between processes, which sharded weights do not allow; use trainer=ddp"
+        )
+    return problems
+
+
 def _of_rollout(config: Config, processes: int) -> list[str]:
     rl, rollout = config.trainer.rl, config.rollout
     if not isinstance(config.algorithm, AlgorithmConfig):
@@ -100,8 +127,14 @@ def _of_rollout(config: Config, processes: int) -> list[str]:
             f"{config.algorithm.name}, which draws its own lists; use sampler=uniform rollout=flat"
         ]
     problems, baseline = [], config.algorithm.baseline
+    options = all_options(rollout)
+    if rollout.structure == "expert" and options["source"] == "oracle" and not isinstance(config.dataset, MiniConfig):
+        problems.append(
+            f"rollout.options.expert.source = oracle: the best lists of {config.dataset.name} are unknown; use "
+            "truth, demonstration or endpoint, or dataset=mini"
+        )
     check = structures[rollout.structure].facts["check"]
-    if wrong := check(rl.group_size, config.dataset.list_length, **all_options(rollout)):
+    if wrong := check(rl.group_size, config.dataset.list_length, **options):
         problems.append(wrong)
     elif baselines[baseline].facts.get("once") and levels_of(rollout, rl.group_size, config.dataset.list_length):
         problems.append(

@@ -2,6 +2,7 @@
 
 import torch
 
+from rlbench.config.options import Share
 from rlbench.sampling.places import keeps
 
 
@@ -21,3 +22,10 @@ def varied(totals: torch.Tensor, success: torch.Tensor) -> torch.Tensor:
 def mixed(totals: torch.Tensor, success: torch.Tensor) -> torch.Tensor:
     """Groups with at least one success and one failure (CLPO, arXiv 2509.25004: 0 < accuracy < 1)."""
     return success.any(1) & ~success.all(1)
+
+
+@keeps.piece
+def middling(totals: torch.Tensor, success: torch.Tensor, *, low: Share = 0.25, high: Share = 0.75) -> torch.Tensor:
+    """Groups of which a share between `low` and `high` succeeds (near 50 %, as Socratic-Zero's, arXiv 2509.24726)."""
+    share = success.to(torch.float64).mean(1)
+    return (share >= low) & (share <= high)

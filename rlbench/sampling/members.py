@@ -20,7 +20,7 @@ class Member:
         ids: its tokens, EOS included.
         recorded: a number for each token, where the trainer records them; else empty.
         behaviour: log-probability of each token under the policy that drew it; None for the present policy.
-        edited: whether it was changed with knowledge of the ground truth.
+        edited: whether it was changed with knowledge of the ground truth, or is an expert's.
         mode: 1 if it thinks before its list, as a member of a group with both modes; else 0.
         segments: segment of each of its first tokens (`LIST`, `MODE`, `PLAN`). All later tokens are of the list.
     """
@@ -81,6 +81,9 @@ class Desk(Protocol):
 
     def read(self, prompt: int, members: Sequence[Member]) -> list[ReadList]:
         """Read lists of a prompt."""
+
+    def advice(self, prompt: int) -> list[str]:
+        """Lines of the expert's list for a prompt; none if the expert does not answer, which is counted."""
 
     def write(self, lines: Sequence[str]) -> Member:
         """A list of these lines, with EOS."""

@@ -38,6 +38,10 @@ class Buffer:
         while len(self._groups) > self.capacity:
             del self._groups[next(iter(self._groups))]
 
+    def of(self, prompt: int) -> KeptGroup | None:
+        """The group of a prompt, if there is one."""
+        return self._groups.get(prompt)
+
     def draw(self, count: int, rng: np.random.Generator, without: Sequence[int] = ()) -> list[KeptGroup]:
         """Groups with equal chances, without replacement: `count`, or all if there are fewer.
 
@@ -57,16 +61,27 @@ class Buffer:
             "ids": np.array([token for _, member in members for token in member.ids], dtype=np.int64),
             "behaviour": np.array([logp for _, member in members for logp in member.behaviour or []]),
             "edited": np.array([member.edited for _, member in members], dtype=bool),
+            "modes": np.array([member.mode for _, member in members], dtype=np.int64),
+            "begun": np.array([len(member.segments) for _, member in members], dtype=np.int64),
+            "segments": np.array([code for _, member in members for code in member.segments], dtype=np.int64),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the groups of `state` into an empty buffer."""
-        ends = np.cumsum(state["lengths"])
+        count = len(state["prompts"])
+        # Buffers from before there were modes have none.
+        modes, begun = (state.get(name, np.zeros(count, np.int64)) for name in ("modes", "begun"))
+        ends, starts = np.cumsum(state["lengths"]), np.cumsum(begun) - begun
         groups: dict[int, list[Member]] = {}
-        for prompt, end, length, edited in zip(
-            state["prompts"].tolist(), ends.tolist(), state["lengths"].tolist(), state["edited"].tolist(), strict=True
-        ):
-            own = slice(end - length, end)
-            ids, behaviour = state["ids"][own].tolist(), state["behaviour"][own].tolist()
-            groups.setdefault(prompt, []).append(Member(ids, behaviour=behaviour, edited=edited))
+        for place, prompt in enumerate(state["prompts"].tolist()):
+            own = slice(ends[place] - state["lengths"][place], ends[place])
+            segments = state["segments"][starts[place] : starts[place] + begun[place]] if begun[place] else begun[:0]
+            member = Member(
+                state["ids"][own].tolist(),
+                behaviour=state["behaviour"][own].tolist(),
+                edited=bool(state["edited"][place]),
+                mode=int(modes[place]),
+                segments=tuple(segments.tolist()),
+            )
+            groups.setdefault(prompt, []).append(member)
         self._groups = {prompt: KeptGroup(prompt, members) for prompt, members in groups.items()}

@@ -7,9 +7,10 @@ levels: (G, N, options) -> the levels of its tree; empty if all members are draw
 held: whether its members can be held to the catalogue.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from rlbench.config.options import PositiveInt, Share
 from rlbench.config.schema import RolloutConfig
 from rlbench.sampling.members import MODE, PLAN, Beginning, Desk, Member, TreeLevel
 from rlbench.sampling.places import structures
+from rlbench.teacher.endpoint import check_endpoint
 
 
 def _fits(size: int, length: int, **_: Any) -> str:
@@ -213,21 +215,51 @@ def _perturbation(lines: Sequence[str], catalogue: Sequence[str], random: np.ran
     return changed
 
 
-@structures.piece(check=_fits, levels=_no_levels, held=False)
-def expert(prompts: int, size: int, desk: Desk, *, chance: Share = 1.0) -> list[list[Member]]:
+def _check_expert(size: int, length: int, *, source: str, url: str, model: str, key_env: str, **_: Any) -> str:
+    if source != "endpoint":
+        return ""
+    if wrong := check_endpoint(url):
+        return f"rollout.options.expert.url: {wrong.removeprefix('--endpoint ')}"
+    if not model:
+        return "rollout.options.expert.model is missing; name the model that the endpoint shall use"
+    if key_env and key_env not in os.environ:
+        return f"rollout.options.expert.key_env = {key_env}: this environment variable is not set; put the key into it"
+    return ""
+
+
+@structures.piece(check=_check_expert, levels=_no_levels, held=False)
+def expert(
+    prompts: int,
+    size: int,
+    desk: Desk,
+    *,
+    chance: Share = 1.0,
+    source: Literal["truth", "demonstration", "oracle", "endpoint"] = "truth",
+    url: str = "",
+    model: str = "",
+    key_env: str = "",
+) -> list[list[Member]]:
     """One member of a group is the expert's list, with a chance that a schedule may lower.
 
     This follows EAPO (arXiv 2509.23730), which is known from notes. In EAPO the policy asks an expert model. Here the
-    expert knows the ground truth, and its list has the relevant items alone. It replaces the last member.
+    expert's list replaces the last member. A group stays as it is where the expert does not answer.
 
     Args:
         chance: probability for each group; EAPO's is 1 / (number of the update).
+        source: truth has the relevant items alone; demonstration is that of the prompt's context; oracle is the best
+            list by the preference model of `mini`; endpoint asks a model.
+        url: of an OpenAI-compatible endpoint.
+        model: the model's name there.
+        key_env: environment variable with the key, if it needs one.
     """
     groups = flat(prompts, size, desk)
     for prompt, group in enumerate(groups):
-        (written,) = desk.read(prompt, [Member([])])
-        if written.missing and desk.random(prompt).random() < chance:
-            group[-1] = replace(desk.write(written.missing), edited=True)
+        lines = desk.read(prompt, [Member([])])[0].missing if source == "truth" else None
+        if lines == [] or desk.random(prompt).random() >= chance:
+            continue
+        lines = desk.advice(prompt) if lines is None else lines
+        if lines:
+            group[-1] = replace(desk.write(lines), edited=True)
     return groups
 
 

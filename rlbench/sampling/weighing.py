@@ -3,10 +3,15 @@
 "Succeeds" is the reward's success rule (`reward.success`).
 """
 
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from rlbench.config.options import Positive, Share
+from rlbench.base.records import Values, is_finite
+from rlbench.config.options import Positive, PositiveInt, Share
 from rlbench.sampling.history import History, Moment
 from rlbench.sampling.places import weights
 
@@ -114,14 +119,133 @@ def tiers(
         first_knee: share of the run at which the middle tier is alone.
         second_knee: share of the run until which it is alone.
     """
-    at = moment.progress
-    if at < first_knee:
-        shares = (1 - at / first_knee, at / first_knee, 0.0)
-    elif at <= second_knee:
-        shares = (0.0, 1.0, 0.0)
-    else:
-        late = (at - second_knee) / (1 - second_knee)
-        shares = (0.0, 1 - late, late)
+    shares = _shares(moment.progress, first_knee, second_knee)
     mean = history.mean_solved
     of_tier = np.where(mean >= easy, shares[0], np.where(mean < hard, shares[2], shares[1]))
     return np.where(history.visits > 0, of_tier, 1.0)
+
+
+def _shares(at: float, first_knee: float, second_knee: float) -> tuple[float, float, float]:
+    """Shares of the easy, middle and hard tier at a share of the run."""
+    if at < first_knee:
+        return 1 - at / first_knee, at / first_knee, 0.0
+    if at <= second_knee:
+        return 0.0, 1.0, 0.0
+    late = (at - second_knee) / (1 - second_knee)
+    return 0.0, 1 - late, late
+
+
+@weights.piece(reads_history=True, entropy=True)
+def entropy_tiers(history: History, moment: Moment, *, first_knee: Share = 0.3, second_knee: Share = 0.7) -> Weights:
+    """`tiers` by entropy: a third of the prompts each, from low to high (RMT, arXiv 2509.24375, known from notes).
+
+    RMT takes the entropy under the base model. Here it is that of the tokens of a prompt's first group, so it costs
+    nothing. A prompt without it belongs to every tier.
+
+    Args:
+        first_knee: as in `tiers`.
+        second_knee: as in `tiers`.
+    """
+    known = ~np.isnan(history.entropy)
+    if not known.any():
+        return np.ones(len(history))
+    low, high = np.quantile(history.entropy[known], [1 / 3, 2 / 3])
+    easy, middle, hard = _shares(moment.progress, first_knee, second_knee)
+    of_tier = np.where(history.entropy <= low, easy, np.where(history.entropy <= high, middle, hard))
+    return np.where(known, of_tier, 1.0)
+
+
+def _reference(
+    history: History, moment: Moment, rng: np.random.Generator, *, references: int = 32, every: int = 10
+) -> NDArray[np.int64]:
+    """Prompts to draw as references; none if those of less than `every` updates ago are still good."""
+    if len(history.reference) and moment.update - history.update[history.reference].min() < every:
+        return np.zeros(0, dtype=np.int64)
+    return rng.choice(len(history), size=min(references, len(history)), replace=False)
+
+
+def _enough(names: Sequence[str], *, references: int, **_: Any) -> str:
+    if references > len(names):
+        return (
+            f"sampler.options.attention.references = {references}: the train split has only {len(names)} prompts; use "
+            f"at most {len(names)}"
+        )
+    return ""
+
+
+@weights.piece(reads_history=True, reference=_reference, check=_enough)
+def attention(
+    history: History,
+    moment: Moment,
+    *,
+    target: Share = 0.5,
+    temperature: Positive = 1e-3,
+    sharpness: Positive = 10.0,
+    references: PositiveInt = 32,
+    every: PositiveInt = 10,
+) -> Weights:
+    """exp(-|d - target| / temperature), with d by attention to reference prompts (DOTS, arXiv 2506.05316).
+
+    d of a prompt is the mean of the references' difficulties (shares of failures), weighted by a softmax of
+    `sharpness` times the cosine of their features. Groups of the references are drawn anew every `every` updates, which
+    costs tokens. DOTS has features of a sentence encoder with a trained projection, 256 references, new ones every two
+    updates, and calibrates d. Here the features are hashed words (`rlbench.sampling.features`), so nothing is
+    downloaded, and d is not calibrated. `target_difficulty` needs no references.
+
+    Args:
+        target: the difficulty to draw.
+        temperature: 0.001 in the paper.
+        sharpness: factor on cosines.
+        references: number of reference prompts.
+        every: updates until new references are drawn.
+    """
+    scores = sharpness * history.features @ history.features[history.reference].T
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+    difficulty = odds @ (1 - history.reference_solved) / odds.sum(axis=1)
+    distance = np.abs(difficulty - target)
+    return np.exp(-(distance - distance.min()) / temperature)
+
+
+def _is_shares(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(is_finite(share) and share > 0 for share in value.values())
+    )
+
+
+Shares = Annotated[Mapping, Values("a mapping of patterns to numbers above 0", _is_shares)]
+
+
+def _no_empty_part(names: Sequence[str], *, shares: Mapping[str, float]) -> str:
+    parts = _parts(names, shares)
+    empty = [pattern for place, pattern in enumerate(shares) if not (parts == place).any()]
+    if empty:
+        return (
+            f"sampler.options.mix.shares has parts without prompts: {', '.join(empty)}. A part has the prompts whose "
+            f"context_id matches its pattern and no earlier one; the first context_id is '{names[0]}'"
+        )
+    return ""
+
+
+def _parts(names: Sequence[str], shares: Mapping[str, float]) -> NDArray[np.int64]:
+    """(n,) place of the first pattern that matches each name; the number of patterns for none."""
+    return np.array(
+        [next((at for at, one in enumerate(shares) if fnmatchcase(name, one)), len(shares)) for name in names]
+    )
+
+
+@weights.piece(reads_history=True, check=_no_empty_part)
+def mix(history: History, moment: Moment, *, shares: Shares) -> Weights:
+    """A mix of parts of the data: each part gets its share of the prompts, each of its prompts in turn.
+
+    Args:
+        shares: share of each part by a pattern of `context_id`, such as {"reddit-*": 3, "*": 1}. A prompt belongs to
+            the first pattern that matches it. Prompts that match none are left out.
+    """
+    parts, found = _parts(history.names, shares), np.zeros(len(history))
+    for place, share in enumerate(shares.values()):
+        own = parts == place
+        next_ones = own & (history.visits == history.visits[own].min())
+        found[next_ones] = share / next_ones.sum()
+    return found

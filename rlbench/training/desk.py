@@ -34,11 +34,14 @@ class TrainerDesk:
         places: their places in the dataset.
 
     Attributes:
-        tokens: number of tokens that have been drawn.
+        tokens: number of tokens that have been drawn, by the policy or by an expert.
+        asked: number of prompts for which an expert was asked.
+        silent: number of those without an answer that has an entry.
     """
 
     def __init__(self, trainer: "RankedListTrainer", rows: Sequence[dict[str, Any]], places: Sequence[int]):
-        self.trainer, self.rows, self.places, self.tokens = trainer, rows, places, 0
+        self.trainer, self.rows, self.places = trainer, rows, places
+        self.tokens = self.asked = self.silent = 0
 
     def draw(self, starts: Sequence[Beginning], until: int | None) -> list[Member]:
         return self._completed(starts, self._end(until))
@@ -127,10 +130,37 @@ class TrainerDesk:
             written.append(ReadList([line_of(*item) for item in items], hits[: len(items)].tolist(), missing))
         return written
 
+    def possible(self, prompt: int) -> list[int]:
+        """Places of the prompt's relevant items that a list can hit, each item once."""
+        catalog, row = self.trainer.scorer.judge.catalog, self.rows[prompt]
+        found = catalog.find_all([(item["title"], item["year"]) for item in row["ground_truth"]]).tolist()
+        first = {index: place for place, index in reversed(list(enumerate(found))) if index >= 0}
+        return sorted(place for index, place in first.items() if self._can_be_hit(line_of(*catalog.items[index]), row))
+
+    def say(self, requests: Sequence[str]) -> list[str]:
+        trainer = self.trainer
+        with trainer.ledger.phase("rollout"):
+            ids = trainer.prompt_ids([{"prompt": [{"role": "user", "content": text}]} for text in requests])
+            found = trainer.lists(ids, None, None)
+        self.tokens += sum(len(answer.ids) for answer in found)
+        return trainer.scorer.reader.decode([answer.ids for answer in found])
+
     def _can_be_hit(self, line: str, row: dict[str, Any]) -> bool:
         judge = self.trainer.scorer.judge
         truth: list[Item] = [(item["title"], item["year"]) for item in row["ground_truth"]]
         return bool(judge(judge.read([line]), [truth], [row["seen_titles"]]).hits.any())
+
+    def advice(self, prompt: int) -> list[str]:
+        trainer = self.trainer
+        assert trainer.collector is not None and trainer.collector.advice is not None
+        answer = trainer.collector.advice(self.rows[prompt])
+        text, tokens = answer or ("", 0)
+        (parsed,) = trainer.scorer.judge.read([text])
+        lines = [line_of(*item) for item in parsed.items[: trainer.scorer.reader.units.list_length]]
+        self.asked += 1
+        self.silent += not lines
+        self.tokens += tokens
+        return lines
 
     def write(self, lines: Sequence[str]) -> Member:
         reader = self.trainer.scorer.reader

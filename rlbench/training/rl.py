@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ from rlbench.training.checkpoints import (
 from rlbench.training.cloning import take_checkpoint
 from rlbench.training.collecting import Collector, Processes
 from rlbench.training.demonstrations import Demonstrations, Kept, kept_of
+from rlbench.training.experts import make_advice
 from rlbench.training.made import check_made, planned, without_signal
 from rlbench.training.parallel import (
     adapter_argument,
@@ -179,8 +180,17 @@ def _prompt_columns(records: Sequence[Record]) -> Dataset:
     )
 
 
-def make_collector(config: Config, dataset: Dataset, earlier: ResumePoint | None = None) -> Collector:
-    """The sampler and the rollout of a run, as at the checkpoint from which it resumes."""
+def make_collector(
+    config: Config, dataset: Dataset, earlier: ResumePoint | None = None, demonstrations: Sequence[Record] = ()
+) -> Collector:
+    """The sampler and the rollout of a run, as at the checkpoint from which it resumes.
+
+    Args:
+        config: the run's configuration.
+        dataset: the prompts.
+        earlier: the checkpoint.
+        demonstrations: those of the SFT stage, for an expert.
+    """
     collector = Collector(
         config.sampler,
         config.rollout,
@@ -189,6 +199,8 @@ def make_collector(config: Config, dataset: Dataset, earlier: ResumePoint | None
         config.dataset.list_length,
         config.seed,
         Processes(processes.index(), processes.count()),
+        asdict(config.dataset).get("prompt_template"),
+        make_advice(config, demonstrations),
     )
     # A clone's parent may have had the defaults, which remember nothing.
     if earlier is not None and (config.clone is None or (earlier.folder / COLLECTOR_FILE).exists()):
@@ -415,7 +427,7 @@ def policy_trainer(
         model=policy,
         args=args,
         train_dataset=dataset,
-        collector=make_collector(config, dataset, earlier) if config.collects else None,
+        collector=make_collector(config, dataset, earlier, data.demonstrations) if config.collects else None,
         processing_class=tokenizer,
         demonstrations=make_demonstrations(config, tokenizer, data.demonstrations),
         batching=Batching(config.trainer.share_prompts, rl.shuffle, rl.micro_batch_tokens),

@@ -351,7 +351,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
         if self._collected is not None:
             mine = self._collected.members[self._own_rows(len(prompt_ids))]
             recorded = [member.recorded for member in mine]
-            self._entropies = recorded if all(recorded) else None
+            self._entropies = recorded if self.objective.skips_idle and all(recorded) else None
             return [member.ids for member in mine], None
         if self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
@@ -396,7 +396,8 @@ class RankedListTrainer(Metered, GRPOTrainer):
             walk: what each list is held to, at its beginning; None for free lists.
             written: number of tokens at the end of each prompt that begin its list; None for none.
         """
-        record = partial(entropies, temperature=self.temperature) if self.objective.skips_idle else None
+        records = self.objective.skips_idle or (self.collector is not None and self.collector.records_entropy)
+        record = partial(entropies, temperature=self.temperature) if records else None
         with merged(self.accelerator.unwrap_model(self.model)):
             return lists_of_shared_prompts(self, prompt_ids, end, record, walk, written)
 
@@ -416,7 +417,8 @@ class RankedListTrainer(Metered, GRPOTrainer):
         everywhere = gather_object(offered) if self.accelerator.num_processes > 1 else offered
         step = self.state.global_step
         self._collected = self.collector.collect(Moment(step, step / self.args.max_steps), everywhere, self)
-        rows = [self.collector.dataset[prompt] for prompt in self._collected.prompts]
+        prompts = zip(self._collected.prompts, self._collected.rows, strict=True)
+        rows = [made or self.collector.dataset[prompt] for prompt, made in prompts]
         return [row for row in rows for _ in range(self.num_generations)][self._own_rows(len(inputs))]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
@@ -493,7 +495,8 @@ class RankedListTrainer(Metered, GRPOTrainer):
     def _set_behaviour(self, output: dict[str, Any], collected: Collected) -> None:
         """Put the log-probabilities under the policies that drew the lists into the batch, where they are needed."""
         assert self.collector is not None
-        keeps = self.collector.sampler.capacity > 0
+        sampler = self.collector.sampler
+        keeps = sampler.capacity > 0 or sampler.successes > 0
         stale = any(member.behaviour is not None for member in collected.members)
         if keeps or stale:
             mask = output["completion_mask"]
@@ -516,6 +519,14 @@ class RankedListTrainer(Metered, GRPOTrainer):
         metrics["members_edited"].append(sum(m.edited for m in collected.members) / len(collected.members))
         metrics["groups_replayed"].append(collected.replayed / len(collected.groups))
         metrics["prompts_without_weight"].append(spent.without_weight / max(spent.groups, 1))
+        if spent.asked:
+            metrics["experts_silent"].append(spent.silent / spent.asked)
+        if sampler.make != "none":
+            metrics["prompts_made"].append(sum(row is not None for row in collected.rows) / len(collected.rows))
+        if sampler.successes:
+            fresh = collected.groups[: len(collected.groups) - collected.replayed]
+            kept = sum(member.behaviour is not None for group in fresh for member in group)
+            metrics["members_kept"].append(kept / len(collected.members))
 
     def _advantages_of_levels(
         self, rollout: Rollout, units: TokenUnits, n_units: torch.Tensor, levels: Sequence[TreeLevel]

@@ -1,5 +1,6 @@
 """Samplers and rollouts in the trainer: what an update trains on, what it costs, and exact resume of what they keep."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,15 @@ CHOICES = {
     "edited": ["rollout=edited"],
     "expert": ["rollout=expert", "schedule=fading_expert"],
     "modes": ["rollout=modes", "rollout.options.modes.thinks=plan", "rollout.options.modes.answers=list"],
+    "rapo": ["sampler=rapo", "sampler.options.pruned.solved=1", "sampler.successes=40"],
+    "attention": ["sampler=dots_attention", "sampler.capacity=4", "sampler.options.attention.references=4"],
+    "entropy_tiers": ["sampler=entropy_tiers"],
+    "hint": ["sampler=hint", "sampler.options.hint.hard=1", "schedule=fading_hints"],
+    "clpo": ["sampler=clpo", "algorithm=clpo_kl", "sampler.options.rewritten.easy=1"],
+    "generated": ["sampler=generated", "sampler.options.generated.within=0"],
+    "critique": ["sampler=critique", "sampler.options.critique.share=0.5"],
+    "candidates": ["sampler=candidates"],
+    "mix": ["sampler=mix", "+sampler.options.mix.shares={train-0000?:1,*:3}"],
     "planned": ["rollout=planned", "rollout.options.planned.words=plan"],
 }
 
@@ -48,7 +58,8 @@ def remembered(run: Run, step: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "choice", [one if one in ("replay", "tree") else pytest.param(one, marks=pytest.mark.slow) for one in CHOICES]
+    "choice",
+    [one if one in ("replay", "tree", "hint") else pytest.param(one, marks=pytest.mark.slow) for one in CHOICES],
 )
 def test_resumed_is_never_stopped(choice, mini, start, tmp_path):
     assert not check_config(of(tmp_path, choice))
@@ -59,7 +70,8 @@ def test_resumed_is_never_stopped(choice, mini, start, tmp_path):
     assert run.read_metrics() == whole.read_metrics()
     assert equal(weights(run), weights(whole))
     there = remembered(whole, 6)
-    assert (there["history/visits"].sum() > 0) and there.keys() == remembered(run, 6).keys()
+    visits = there["history/visits"].sum()  # made prompts do not count
+    assert (visits > 0) == (choice != "candidates") and there.keys() == remembered(run, 6).keys()
     for name, values in remembered(run, 6).items():
         np.testing.assert_array_equal(values, there[name])
     if choice == "replay":
@@ -67,10 +79,10 @@ def test_resumed_is_never_stopped(choice, mini, start, tmp_path):
         assert max(replayed) > 0 and len(there["buffer/prompts"])
 
 
-def rollouts(config: Config, start: Path, mini, output: Path):
-    """A trained trainer with a collector, and what it collected."""
+def rollouts(config: Config, start: Path, mini, output: Path, prompts: int | None = None):
+    """A trained trainer with a collector, and what it collected, from the first prompts only."""
     trainer = make_trainer(config, mini, *load(start), output)
-    dataset = prompt_dataset(mini.splits["train"], numbered=True)
+    dataset = prompt_dataset(mini.splits["train"][:prompts], numbered=True)
     trainer.train_dataset, trainer.collector = dataset, make_collector(config, dataset)
     found, batches, make = [], [], trainer._make_batch
 
@@ -146,6 +158,8 @@ def test_the_default_draws_what_trl_draws(mini, start, tmp_path):
 def test_hashes_of_the_defaults_have_not_changed(tmp_path):
     plain = locate(composed(f"runs_dir={tmp_path}"), "rl")
     other = locate(composed(f"runs_dir={tmp_path}", "sampler=pool"), "rl")
+    assert "make" not in other.identity["sampler"] and "successes" not in other.identity["sampler"]
+    assert locate(composed(f"runs_dir={tmp_path}", "sampler=clpo"), "rl").identity["sampler"]["make"] == "rewritten"
     assert "sampler" not in plain.identity and "rollout" not in plain.identity
     assert other.identity["sampler"]["weigh"] == "difficulty_pool" and other.hash != plain.hash
     assert other.label == "rank_grpo-relevance@pool"
@@ -207,6 +221,95 @@ def test_beam_groups_are_the_lists_of_a_search(mini, start, tmp_path):
         for group in collected.groups:
             texts = {tuple(member.ids) for member in group}
             assert len(texts) == len(group)
+
+
+def test_a_group_that_fails_gets_the_latest_success_of_its_prompt(mini, start, tmp_path):
+    """As a random member, with the log-probabilities of the policy that drew it, and at no cost."""
+    words = [*CHOICES["rapo"], "reward.success.threshold=0.95"]
+    config = config_of(*words, "trainer.rl.updates=20", "trainer.rl.num_iterations=1")
+    trainer, found, batches = rollouts(config, start, mini, tmp_path, prompts=6)
+    latest, replaced, size = {}, 0, config.trainer.rl.group_size
+    for collected, batch in zip(found, batches, strict=True):
+        success = (batch["score"] >= 0.95).view(-1, size).tolist()
+        logps, mask = batch["old_per_token_logps"], batch["completion_mask"].bool()
+        for place, (prompt, group) in enumerate(zip(collected.prompts, collected.groups, strict=True)):
+            kept = [number for number, member in enumerate(group) if member.behaviour is not None]
+            replaced += len(kept)
+            for number in kept:
+                row = place * size + number
+                assert (group[number].ids, group[number].behaviour) == latest[prompt]
+                assert logps[row][mask[row]].tolist() == group[number].behaviour
+            assert len(kept) <= 1 and [n for n, yes in enumerate(success[place]) if yes and kept] == kept
+            if not kept and prompt in latest:
+                assert any(success[place])
+            for number, yes in enumerate(success[place]):
+                row = place * size + number
+                if yes and number not in kept:
+                    latest[prompt] = (group[number].ids, logps[row][mask[row]].tolist())
+    assert replaced > 2 and trainer.ledger.counts["generated_tokens"] == sum(one.spent.tokens for one in found)
+    drawn = sum(len(m.ids) for one in found for m in one.members if m.behaviour is None)
+    assert sum(one.spent.tokens for one in found) >= drawn
+    shares = [row["members_kept"] for row in trainer.state.log_history if "members_kept" in row]
+    assert sum(shares) * len(found[0].members) == pytest.approx(replaced)
+
+
+MADE = {"hint": "Hint: ", "critique": "Which of these fit?", "candidates": "Choose from:", "generated": "", "clpo": ""}
+
+
+@pytest.mark.parametrize(
+    "choice", [one if one in ("hint", "clpo") else pytest.param(one, marks=pytest.mark.slow) for one in MADE]
+)
+def test_made_prompts_are_those_that_train(choice, mini, start, tmp_path):
+    words = CHOICES[choice] if choice != "hint" else CHOICES[choice][:2]
+    config = config_of(*words, "trainer.rl.updates=2", "trainer.rl.num_iterations=1", "sampler.keep=all")
+    config = replace(config, sampler=replace(config.sampler, rounds=1))
+    assert not check_config(config)
+    trainer, found, batches = rollouts(config, start, mini, tmp_path)
+    made, said = 0, 0
+    for collected, batch in zip(found, batches, strict=True):
+        texts = trainer.processing_class.batch_decode(batch["prompt_ids"], skip_special_tokens=True)
+        for place, (prompt, row) in enumerate(zip(collected.prompts, collected.rows, strict=True)):
+            record = mini.splits["train"][prompt]
+            (plain,) = (message["content"] for message in record.prompt)
+            if row is not None:
+                made += 1
+                (content,) = (message["content"] for message in row["prompt"])
+                assert content != plain and MADE[choice] in content
+                assert row["context_id"] == record.context_id
+            for text in texts[place * 4 : place * 4 + 4]:
+                assert (MADE[choice] in text) if row is not None else (plain.split(" ")[0] in text)
+        lists = sum(len(member.ids) for member in collected.members)
+        said += collected.spent.tokens - lists
+        assert trainer.collector.history.visits.sum() <= sum(one.spent.groups for one in found)
+    assert made >= 2 and (said > 0) == (choice == "clpo")  # the policy's rewriting is paid for
+    shares = [row["prompts_made"] for row in trainer.state.log_history if "prompts_made" in row]
+    assert sum(shares) * len(found[0].groups) == pytest.approx(made)
+
+
+def test_references_are_drawn_and_paid_for(mini, start, tmp_path):
+    words = ["sampler=dots_attention", "sampler.replay=0", "sampler.capacity=0", "trainer.rl.num_iterations=1"]
+    options = ["sampler.options.attention.references=5", "sampler.options.attention.every=2"]
+    trainer, found, _ = rollouts(config_of(*words, *options), start, mini, tmp_path)
+    assert [one.spent.groups for one in found] == [5 + 4, 4, 5 + 4, 4]
+    assert trainer.ledger.counts["generated_tokens"] == sum(one.spent.tokens for one in found)
+    assert len(trainer.collector.history.reference) == 5
+    lists = [sum(len(member.ids) for member in one.members) for one in found]
+    assert [one.spent.tokens > used for one, used in zip(found, lists, strict=True)] == [True, False, True, False]
+
+
+def test_the_entropy_of_a_prompt_is_that_of_its_first_group(mini, start, tmp_path):
+    config = config_of("sampler=entropy_tiers", "trainer.rl.updates=1", "trainer.rl.num_iterations=1")
+    trainer, (collected,), _ = rollouts(config, start, mini, tmp_path)
+    model, history = load(start)[1].eval(), trainer.collector.history
+    assert np.isfinite(history.entropy).sum() == len(set(collected.prompts))
+    for prompt, group in zip(collected.prompts, collected.groups, strict=True):
+        ids = trainer.prompt_ids([trainer.collector.dataset[prompt]])[0]
+        every = []
+        for member in group:
+            with torch.no_grad():
+                logits = model(torch.tensor([ids + member.ids])).logits[0, len(ids) - 1 : -1].double()
+            every += [-(row.softmax(0) * row.log_softmax(0)).sum().item() for row in logits]
+        assert history.entropy[prompt] == pytest.approx(np.mean(every), abs=1e-3)
 
 
 def test_a_budget_of_tokens_ends_a_run_and_its_resume(mini, start, tmp_path):

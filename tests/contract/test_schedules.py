@@ -169,6 +169,34 @@ def test_a_training_has_the_values_of_its_schedules(mini, start, tmp_path) -> No
     assert len({beta for _, beta, *_ in seen}) == 3
 
 
+def test_supervised_updates_are_inserted_once_lists_have_become_longer(mini, start, tmp_path) -> None:
+    """schedule=annealed_sft: the term is there only in its updates, which begin when the length has risen."""
+    shape = "schedule.values.algorithm.regularisers.sft"
+    words = ["algorithm=uniapl", "schedule=annealed_sft", f"{shape}.rise=0.5", f"{shape}.length=2"]
+    once = ["trainer.rl.updates=6", "trainer.rl.num_iterations=1", "evaluation.every=6"]
+    config = composed(*SHORT, *words, *once)
+    assert not check_config(config)
+    trainer = make_trainer(config, mini, *load(start), tmp_path)
+    trainer.add_callback(Scheduled(config, trainer))
+    trainer.train()
+    log = [row for row in trainer.state.log_history if "loss" in row]
+    weights = [row["schedule/algorithm.regularisers.sft"] for row in log]
+    assert weights == [0, 1, 1, 0, 0, 0]  # the first length is known after one update, and is above half of itself
+    assert [row.get("regulariser/sft", 0) > 0 for row in log] == [weight > 0 for weight in weights]
+
+
+@pytest.mark.slow
+def test_a_budget_of_tokens_falls_over_the_run(mini, start, tmp_path) -> None:
+    """schedule=rmt_budget: max(1, 16 * .2^(u / T)) tokens at most."""
+    config = composed(*SHORT, "schedule=rmt_budget", "trainer.rl.updates=4", "trainer.rl.num_iterations=1")
+    assert not check_config(config)
+    trainer = make_trainer(config, mini, *load(start), tmp_path)
+    trainer.add_callback(Scheduled(config, trainer))
+    trainer.train()
+    longest = [row["completions/max_length"] for row in trainer.state.log_history if "loss" in row]
+    assert longest == [round(16 * 0.2 ** (u / 4)) for u in range(4)]
+
+
 def test_ranks_end_a_rollout(mini, start, tmp_path) -> None:
     """With rollout.ranks, lists end at the newline after that entry, and the rest of the group is scored as it is."""
     from rlbench.training.rl import make_collector, prompt_dataset

@@ -45,6 +45,10 @@ OURS = {
         "reward.terms.reward_model.rate=0.1",
     ],  # comparisons of all processes
     "bnpo": ["algorithm=bnpo"],
+    "replay": ["algorithm=rank_grpo", "sampler=dots_replay", "sampler.capacity=8"],  # groups of all processes
+    "attention": ["sampler=dots_attention", "sampler.capacity=8", "sampler.options.attention.references=4"],
+    "hint": ["sampler=hint", "sampler.options.hint.hard=1", "sampler.keep=all", "sampler.rounds=1"],
+    "critique": ["algorithm=rank_grpo", "sampler=critique", "sampler.options.critique.share=0.5"],
 }
 """Methods by what they need from all processes; only bnpo depends on how the batch is divided."""
 
@@ -61,6 +65,7 @@ UNDIVIDED = [
     ("calibration", "accumulation_1"),
     ("ce_po", "accumulation_1"),
     ("rival", "accumulation_1"),
+    *((name, "accumulation_4") for name in ("replay", "attention", "hint", "critique")),
 ]
 """Methods whose update is that of the whole batch."""
 

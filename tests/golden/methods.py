@@ -847,6 +847,23 @@ def reinforce(b: Batch) -> Loss:
 
 
 @method
+def rft(b: Batch) -> Loss:
+    """log pi of the lists that succeed."""
+    return over_lists(b, lambda pi, i, t: b.solved(i) * pi.lp[i][t])
+
+
+@method
+def best_of_group(b: Batch) -> Loss:
+    """log pi of the best list of each group; lists that tie share it, and nothing is the best of equals."""
+
+    def formula(r):
+        return [(x == max(r)) / r.count(max(r)) if max(r) > min(r) else 0.0 for x in r]
+
+    a = in_groups(rewards(b), formula)
+    return over_lists(b, lambda pi, i, t: a[i] * pi.lp[i][t])
+
+
+@method
 def c2gspg(b: Batch) -> Loss:
     """A log c + .01 (y log c + (1 - y) log(1 - c)), A = (R - mean) / (1 - c_old + 1e-6), c = exp(mean_t log pi)."""
     c_old = [math.exp(mean(row)) for row in b.old]

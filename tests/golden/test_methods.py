@@ -210,7 +210,7 @@ def flat(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_most_lists_with_hits_in_their_group_are_pushed(name):
     pushed = [any(of_list) for of_list in GOLDEN[name]["gradient"]["lp"][: 2 * G]]
-    assert sum(pushed) >= G
+    assert sum(pushed) >= (2 if name == "best_of_group" else G)  # one list of each of the two groups
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -114,6 +114,36 @@ def test_killed_at_a_random_moment(number, never_killed, tmp_path):
         )
 
 
+SAMPLED = {
+    "replay": ["sampler=dots_replay", "sampler.capacity=20"],
+    "rapo": ["sampler=rapo", "sampler.successes=20"],
+    "attention": ["sampler=dots_attention", "sampler.capacity=20", "sampler.options.attention.references=4"],
+    "clpo": ["sampler=clpo", "algorithm=clpo_kl", "rollout=modes"],
+    "tree": ["sampler=entropy_tiers", "rollout=tree", "rollout.options.tree.every=2", "schedule=siri_stair"],
+}
+
+
+@pytest.mark.parametrize("choice", SAMPLED)
+def test_what_samplers_remember_survives(choice, tmp_path):
+    """After kill -9 in RL, the same command gives an uninterrupted run's results, bit for bit."""
+    words = [*SAMPLED[choice], "reward.success={rule:total_at_least,threshold:0.0}", "trainer.rl.updates=16"]
+    process = start(tmp_path / "whole", *words)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    whole = locate(cell(tmp_path / "whole", *words), "rl")
+    target = locate(cell(tmp_path / "killed", *words), "rl")
+    process = start(tmp_path / "killed", *words)
+    while process.poll() is None and not (target.checkpoints / "checkpoint-6").exists():
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    again = start(tmp_path / "killed", *words)
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    assert [attempt.read()["outcome"] for attempt in attempts(target.root)] == ["unknown", DONE]
+    assert_equal(target, whole)
+
+
 PLUGIN = """
 from pathlib import Path
 

@@ -84,6 +84,7 @@ class Member:
     score_norm: float
     divergence: float
     mode: float
+    success: bool
 
 
 def members_of(group, metric="tokens"):
@@ -100,6 +101,7 @@ def members_of(group, metric="tokens"):
             group.until["score_norm"][p, i, c].item(),
             group.until["divergence"][p, i, c].item(),
             group.features["mode"][p, i].item(),
+            bool(group.success[p, i]),
         )
         for p, i, c in group.counted.nonzero().tolist()
     ]
@@ -149,6 +151,17 @@ def loop_opo(members):
     if not length:
         return [0.0] * len(members)
     return [m.r - sum(other.tokens * other.r for other in members) / length for m in members]
+
+
+def loop_best(members):
+    highest = max(rewards(members))
+    if min(rewards(members)) == highest:
+        return [0.0] * len(members)
+    return [(m.r == highest) / rewards(members).count(highest) for m in members]
+
+
+def loop_solved(members):
+    return [float(m.success) for m in members]
 
 
 def loop_ordinal(members):
@@ -332,6 +345,8 @@ OF_COLUMNS = {
     "leave_one_out": loop_leave_one_out,
     "opo": loop_opo,
     "ordinal": loop_ordinal,
+    "solved": loop_solved,
+    "best": loop_best,
     "risk_seeking": loop_risk_seeking,
     "unlikeliness": loop_unlikeliness,
     "conditional_split": loop_conditional_split,
@@ -438,6 +453,8 @@ PROMISES = {
     ("reinforce_pp_baseline",): Promise(sums_to_zero=False, quiet=False, apart=False),
     ("opo",): Promise(scaled="as much", sums_to_zero=False),
     ("ordinal",): Promise(),
+    ("solved",): Promise(sums_to_zero=False, quiet=False),
+    ("best",): Promise(sums_to_zero=False),
     ("risk_seeking",): Promise(scaled="other"),
     ("unlikeliness",): Promise(shifted="other", quiet=False),
     ("conditional_split",): Promise(scaled="as much"),
@@ -495,8 +512,8 @@ def test_sums(name, options, promise):
         assert (advantages * group.unit_tokens).sum(OVER_TOKENS[name]).abs().max() < 1e-9
 
 
-MORE_THAN_RETURNS = ("kl_budget", "value_tracker")
-"""Baselines that replace returns or compare them with earlier ones, so that returns of 0 may have advantages."""
+MORE_THAN_RETURNS = ("kl_budget", "value_tracker", "solved")
+"""Baselines that replace returns, or compare them with earlier ones: returns of 0 may have advantages."""
 
 
 @pytest.mark.parametrize(("name", "options", "promise"), PROMISED)

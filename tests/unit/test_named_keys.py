@@ -12,7 +12,7 @@ from rlbench.config.datasets import schemas
 from rlbench.config.resolving import _SCALARS, _SECTIONS, _VARIANTS
 from rlbench.objective.pieces import regularisers
 from rlbench.running.cli import CONF
-from rlbench.sampling.places import keeps, structures, weights
+from rlbench.sampling.places import keeps, makers, structures, weights
 
 ROOT = CONF.parent
 SOURCES = ("rlbench", "analysis", "hydra_plugins")
@@ -57,7 +57,7 @@ def known_keys() -> set[str]:
             known |= {f"hydra.{group}.{key}" for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
     # Options of pieces, which the registries know.
     known |= {f"algorithm.regularisers.{name}" for name in regularisers}
-    for section, places in (("sampler", (weights, keeps)), ("rollout", (structures,))):
+    for section, places in (("sampler", (weights, keeps, makers)), ("rollout", (structures,))):
         known |= {f"{section}.options.{name}.{o}" for place in places for name, p in place.items() for o in p.options}
     return known
 

@@ -213,6 +213,13 @@ REFUSED = {
     "rollout=tree rollout.options.tree.every=5": "would be behind rank 10",
     "rollout=tree generation.constraint=catalogue": "cannot be continued from its middle or edited",
     "rollout=modes trainer.rl.group_size=2": "an even trainer.rl.group_size",
+    "rollout=expert +rollout.options.expert.source=endpoint": "rollout.options.expert.url:  must be a URL such as",
+    "rollout=expert +rollout.options.expert={source:endpoint,url:'http://a/v1'}": "model is missing",
+    "rollout=expert +rollout.options.expert={source:endpoint,url:'http://a/v1',model:m,key_env:NO_SUCH}": "NO_SUCH",
+    "rollout=expert +rollout.options.expert.source=oracle dataset=redial": "best lists of redial are unknown",
+    "sampler=rapo rollout=tree": "members are drawn one by one",
+    "sampler=mix": "shares is missing",
+    "sampler=uniform sampler.make=hnt": "Did you mean 'hint'?",
     "rollout=tree +rollout.options.tree.brnch=3": "rollout.options.tree.brnch is unknown",
     "sampler=dynamic sampler.rounds=1": "has no effect with sampler.rounds = 1",
     "sampler=pool sampler.rounds=3": "refuses no group",
@@ -296,6 +303,20 @@ def test_middling_members_give_way_to_better_ones() -> None:
     assert middle.edited and middle.ids[0] == 1
     ((_, same, _, _),) = perturbed(1, 4, Editor([[4], [4, 5], [1, 4], [1, 4, 5]], set()), tries=5, most=1)
     assert not same.edited or same.ids[0] != 4
+
+
+class Adviser(Editor):
+    """Its expert answers for every second prompt."""
+
+    def advice(self, prompt: int) -> list[str]:
+        return ["c", "a"] if prompt % 2 else []
+
+
+@pytest.mark.parametrize("source", ["demonstration", "oracle", "endpoint"])
+def test_groups_stay_as_they_are_without_an_answer(source: str) -> None:
+    silent, answered = expert(2, 3, Adviser([[4, 5]], {1, 3}), source=source)
+    assert [member.ids for member in silent] == [[4, 5]] * 3 and not any(member.edited for member in silent)
+    assert [member.ids for member in answered] == [[4, 5], [4, 5], [3, 1]] and answered[2].edited
 
 
 def test_the_expert_knows_the_truth() -> None:

@@ -1,0 +1,102 @@
+"""Experts in the trainer: whose list a group gets, what it costs, and what happens without an answer."""
+
+import pytest
+
+from rlbench.base.errors import BadInput
+from rlbench.data import mini as mini_data
+from rlbench.lists.items import line_of
+from rlbench.running.checks import check_config
+from rlbench.sampling.checks import check_prompts
+from rlbench.training.rl import make_collector, prompt_dataset
+from tests.contract.test_sampling_runs import config_of
+from tests.helpers_teacher import Reply, teacher
+from tests.helpers_training import load, make_trainer
+
+WORDS = ["rollout=expert", "trainer.rl.updates=2", "trainer.rl.num_iterations=1", "generation.max_new_tokens=400"]
+
+
+def trained(config, start, mini, output):
+    """The trainer, what it collected, and the texts of the experts' lists by context."""
+    trainer = make_trainer(config, mini, *load(start), output)
+    dataset = prompt_dataset(mini.splits["train"], numbered=True)
+    trainer.train_dataset = dataset
+    trainer.collector = make_collector(config, dataset, demonstrations=mini.splits["sft"])
+    found, collect = [], trainer.collector.collect
+    trainer.collector.collect = lambda *given: found.append(collect(*given)) or found[-1]
+    trainer.train()
+    texts = {}
+    for one in found:
+        for prompt, group in zip(one.prompts, one.groups, strict=True):
+            if group[-1].edited:
+                texts[dataset[prompt]["context_id"]] = trainer.scorer.reader.decode([group[-1].ids])[0]
+    return trainer, found, texts
+
+
+def options(text: str) -> str:
+    return f"+rollout.options.expert={{{text}}}"
+
+
+@pytest.mark.slow
+def test_the_oracle_of_mini(mini, start, tmp_path):
+    config = config_of(*WORDS, options("source:oracle"))
+    assert not check_config(config)
+    _, found, texts = trained(config, start, mini, tmp_path)
+    best = mini_data.train_oracle(config.dataset)
+    assert len(texts) == len({mini.splits["train"][prompt].context_id for one in found for prompt in one.prompts})
+    assert texts == {context: "\n".join(line_of(*film) for film in best[context]) for context in texts}
+    # The oracle is no part of the data: their digests are those of the lists of validation and test.
+    assert not set(best) & set(mini.oracle)
+
+
+def test_demonstrations(mini, start, tmp_path):
+    config = config_of(*WORDS, options("source:demonstration"))
+    assert check_prompts(config, mini.splits["train"], mini.splits["sft"]) == []
+    (problem,) = check_prompts(config, mini.splits["train"], [])
+    assert "has a demonstration" in problem
+    _, _, texts = trained(config, start, mini, tmp_path)
+    shown = {record.context_id: record.completion[-1]["content"] for record in mini.splits["sft"]}
+    assert texts and texts == {context: shown[context] for context in texts}
+
+
+def asked_words(url: str, folder) -> list[str]:
+    return [*WORDS, options(f"source:endpoint,url:'{url}',model:m"), f"cache_dir={folder}"]
+
+
+def test_an_endpoint_is_asked_once_and_its_tokens_count(mini, start, tmp_path):
+    answer = "\n".join(line_of(*film) for film in mini.catalog.items[:2])
+
+    def replies(request, before):
+        silent = len(request["messages"][-1]["content"]) % 2
+        return Reply("I do not know.") if silent else Reply(answer)
+
+    with teacher(replies) as server:
+        config = config_of(*asked_words(server.url, tmp_path / "cache"))
+        trainer, found, texts = trained(config, start, mini, tmp_path / "first")
+        asked = len(server.requests)
+        assert len(texts) > 0 and set(texts.values()) == {answer} and asked <= 8
+        groups = sum(one.spent.groups for one in found)
+        silent = sum(one.spent.silent for one in found)
+        assert groups == sum(one.spent.asked for one in found) and 0 < silent < groups
+        shares = [row["experts_silent"] for row in trainer.state.log_history if "experts_silent" in row]
+        assert sum(shares) == pytest.approx(silent / found[0].spent.groups)
+        drawn = sum(len(member.ids) for one in found for member in one.members if not member.edited)
+        assert trainer.ledger.counts["generated_tokens"] >= drawn + 10 * groups
+        again, _, same = trained(config, start, mini, tmp_path / "again")
+        assert len(server.requests) == asked and same == texts  # from the file of answers
+        assert again.ledger.counts == trainer.ledger.counts
+
+
+@pytest.mark.slow
+def test_an_endpoint_that_fails_now_and_then(mini, start, tmp_path):
+    with teacher(lambda request, before: Reply(status=503)) as server:
+        config = config_of(*asked_words(server.url, tmp_path / "cache"))
+        _, found, texts = trained(config, start, mini, tmp_path)
+    assert not texts and all(one.spent.silent == one.spent.asked == one.spent.groups for one in found)
+
+
+@pytest.mark.slow
+def test_an_endpoint_that_accepts_nothing_ends_the_run(mini, start, tmp_path):
+    with teacher(lambda request, before: Reply(status=401)) as server:
+        config = config_of(*asked_words(server.url, tmp_path / "cache"))
+        with pytest.raises(BadInput, match="rollout.options.expert.url"):
+            trained(config, start, mini, tmp_path)
