@@ -14,6 +14,7 @@ from rlbench.evaluation.recording import Recording
 from rlbench.lists.reader import ListReader
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
+from rlbench.preference.places import chooses_demonstrations
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs.budget import Ledger
 from rlbench.runs.completions import CompletionLog
@@ -71,7 +72,7 @@ def make_preference_trainer(
     ledger: Ledger | None = None,
 ) -> PreferenceTrainer:
     """The trainer of a config of preference optimisation; `start` is the folder of the model."""
-    records = dataset.splits["sft" if config.algorithm.chosen == "demonstration" else "train"]
+    records = dataset.splits["sft" if chooses_demonstrations(config.algorithm) else "train"]
     scorer = make_scorer(config, dataset, tokenizer, model)
     progress = Progress("", config.trainer.rl.updates, file=None, show=False)
     lists = Lists(config, locate(config, "rl"), records, scorer)

@@ -122,7 +122,7 @@ class AlgorithmConfig(Method):
 
 @dataclass
 class PreferenceConfig(Method):
-    """A preference-optimisation algorithm on lists drawn before the updates: DPO, S-DPO or SPRec.
+    """A preference-optimisation algorithm on lists drawn before the updates: DPO and its relatives.
 
     A tuple is one chosen list and several rejected lists of one prompt (docs/algorithms.md).
 
@@ -137,6 +137,10 @@ class PreferenceConfig(Method):
         rounds: how many times lists are drawn, each time from the current policy.
         sft_share: share of each round's updates, the first ones, that only maximise the likelihood of the chosen lists.
             The policy after them is the reference.
+        pairs: recipe that makes the tuples (`rlbench.preference.recipes`).
+        loss: loss of a tuple (`rlbench.preference.losses`).
+        update: which part of an update is made (`rlbench.preference.steps`).
+        options: options of recipe, loss and update, by name. Options of a piece that is not chosen have no effect.
     """
 
     family: str
@@ -147,6 +151,10 @@ class PreferenceConfig(Method):
     beta: float
     rounds: int
     sft_share: float
+    pairs: str = field(default="ranked", kw_only=True)
+    loss: str = field(default="softmax", kw_only=True)
+    update: str = field(default="free", kw_only=True)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict, kw_only=True)
 
 
 POLICY_OPTIMISATION = "policy_optimisation"

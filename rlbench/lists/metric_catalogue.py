@@ -120,6 +120,7 @@ TRAINING = (
     Metric("token_accuracy", "Tokens predicted correctly", "share", "higher"),
     Metric("tuples", "Tuples of a round", "count", "higher"),
     Metric("without_tuple", "Prompts without a tuple", "share", "lower"),
+    Metric("written", "Lists of tuples that a recipe has written", "share"),
     Metric("implicit_reward_chosen", "Implicit reward of the chosen list"),
     Metric("implicit_reward_rejected", "Implicit reward of a rejected list"),
     Metric("implicit_reward_margin", "Implicit reward, margin", better="higher"),

@@ -24,7 +24,7 @@ def methods_table(folder: Path = ROOT / "conf" / "algorithm") -> str:
 
 def preferences_table(folder: Path = ROOT / "conf" / "algorithm") -> str:
     """One row per method of preference optimisation."""
-    keys = ["chosen", "negatives", "beta", "rounds", "sft_share"]
+    keys = ["pairs", "loss", "update", "chosen", "negatives", "beta", "rounds", "sft_share"]
     rows = [
         [f"`{found['name']}`", *(_number(found[key]) for key in keys), found["paper"], found["evidence"]]
         for found in _algorithms(folder)

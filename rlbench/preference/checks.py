@@ -1,14 +1,15 @@
 """Checks of a configuration of preference optimisation that need neither data nor a model."""
 
 from rlbench.base.errors import nearest
+from rlbench.config.options import Option, check_options
 from rlbench.config.schema import Config, PreferenceConfig
 
 CHOSEN = ("sampled", "demonstration")
 
 
 def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
-    """Every problem, one sentence each. Numbers are checked before."""
-    rl, problems = config.trainer.rl, []
+    """Every problem that needs no plugin and no torch, one sentence each. Numbers are checked before."""
+    problems = []
     if method.chosen not in CHOSEN:
         problems.append(
             f"algorithm.chosen = '{method.chosen}' is unknown; known: {', '.join(CHOSEN)}."
@@ -16,22 +17,6 @@ def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
         )
     if problems:
         return problems
-    lists = 1 + method.negatives
-    drawn = lists if method.chosen == "sampled" else method.negatives
-    if rl.group_size < drawn:
-        problems.append(
-            f"trainer.rl.group_size = {rl.group_size} gives too few lists per prompt for a tuple with "
-            f"algorithm.negatives = {method.negatives}; use at least {drawn}"
-        )
-    problems += [
-        f"trainer.rl.{key} = {value} is not a multiple of the {lists} lists of a tuple (algorithm.negatives = "
-        f"{method.negatives}); use {-(-value // lists) * lists}"
-        for key, value in (
-            ("completions_per_update", rl.completions_per_update),
-            ("micro_batch_size", rl.micro_batch_size),
-        )
-        if value % lists
-    ]
     if config.reward.combine != "sum_then_normalise":
         problems.append(
             f"reward.combine = '{config.reward.combine}' sets how terms become advantages, but "
@@ -49,4 +34,77 @@ def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
             f"generation.engine = '{config.generation.engine}' works only for policy optimisation; "
             f"algorithm={method.name} samples its lists with plain generate; use generation=default"
         )
+    return problems
+
+
+def check_choices(method: PreferenceConfig, config: Config) -> list[str]:
+    """Every problem of recipe, loss, update and their options, one sentence each. Plugins have been loaded."""
+    from rlbench.preference.places import choices, lists_of_tuple, of_earlier, pieces_by_name  # loads torch
+
+    chosen = choices(method)
+    problems = [problem for place, name in chosen for problem in place.check(name)]
+    known = pieces_by_name()
+    options: dict[str, dict[str, Option]] = {name: piece.options for name, piece in known.items()}
+    for name, given in method.options.items():
+        if name not in known:
+            problems.append(f"algorithm.options.{name}: no piece has this name.{nearest(name, list(known))}")
+        else:
+            problems += [f"algorithm.options.{name}.{problem}" for problem in check_options(options[name], given)]
+    if problems:
+        return problems
+    (recipes, recipe), (losses, loss), _ = chosen
+    facts, needs = recipes[recipe].facts, losses[loss].facts
+    if facts["pairs"] != needs["pairs"]:
+        fitting = [name for name, piece in losses.items() if piece.facts["pairs"] == facts["pairs"]]
+        problems.append(
+            f"algorithm.pairs = {recipe} makes tuples of {facts['pairs']} pairs, but algorithm.loss = {loss} takes "
+            f"{needs['pairs']}; use algorithm.loss={fitting[0]}"
+        )
+    if method.negatives > 1 and not (needs["many"] and facts["pairs"] == 1):
+        problems.append(
+            f"algorithm.negatives = {method.negatives}: algorithm.pairs = {recipe} with algorithm.loss = {loss} "
+            "compares pairs; use algorithm.negatives=1"
+        )
+    if method.chosen == "demonstration" and not facts["follows"]:
+        problems.append(
+            f"algorithm.chosen = demonstration has no effect on algorithm.pairs = {recipe}; use "
+            "algorithm.chosen=sampled"
+        )
+    if of_earlier(method) and config.trainer.parallel.strategy != "ddp":
+        problems.append(
+            f"trainer.parallel.strategy = {config.trainer.parallel.strategy}: algorithm.loss = {loss} with "
+            f"algorithm.update = {method.update} exchanges whole weights; use trainer.parallel.strategy=ddp"
+        )
+    if method.update != "free" and method.sft_share:
+        problems.append(
+            f"algorithm.sft_share = {method.sft_share}: algorithm.update = {method.update} starts from the first "
+            "comparison of a round; use algorithm.sft_share=0"
+        )
+    return problems + _sizes(method, config, lists_of_tuple(method), facts["draws"])
+
+
+def _sizes(method: PreferenceConfig, config: Config, lists: int, draws: str) -> list[str]:
+    """Numbers of lists that do not fit a tuple.
+
+    Args:
+        lists: lists of a tuple.
+        draws: which of them are drawn, as a recipe declares.
+    """
+    rl, problems = config.trainer.rl, []
+    of_pair = 1 + method.negatives if method.chosen == "sampled" else method.negatives
+    drawn = {"pair": of_pair, "rejected": method.negatives, "one": 1}[draws]
+    if rl.group_size < drawn:
+        problems.append(
+            f"trainer.rl.group_size = {rl.group_size} gives too few lists per prompt for a tuple with "
+            f"algorithm.negatives = {method.negatives}; use at least {drawn}"
+        )
+    problems += [
+        f"trainer.rl.{key} = {value} is not a multiple of the {lists} lists of a tuple (algorithm.negatives = "
+        f"{method.negatives}); use {-(-value // lists) * lists}"
+        for key, value in (
+            ("completions_per_update", rl.completions_per_update),
+            ("micro_batch_size", rl.micro_batch_size),
+        )
+        if value % lists
+    ]
     return problems

@@ -6,12 +6,14 @@ policy at one moment, to which a resumed run does not return.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import pyarrow as pa
+import torch
 from pyarrow import parquet
+from safetensors.torch import load_file, save_file
 
 from rlbench.base import digests
 from rlbench.base.errors import BadInput
@@ -28,16 +30,21 @@ SCHEMA = pa.schema(
         "rejected": pa.list_(IDS),
         "chosen_reward": pa.float64(),
         "rejected_rewards": pa.list_(pa.float64()),
+        "drawn": pa.list_(pa.bool_()),
     }
 )
 
 
 REFERENCE_SCHEMA = pa.schema({"logps": pa.list_(pa.list_(pa.float32()))})
+EARLIER_SCHEMA = pa.schema({"sums": pa.list_(pa.list_(pa.float64()))})
 
 
 @dataclass(frozen=True)
 class Preference:
-    """One chosen list and the rejected ones, as token ids with EOS, and their rewards as judged."""
+    """One chosen list and all others of a tuple, as token ids with EOS, and their rewards as judged.
+
+    `drawn` says of each list whether the policy has drawn it; in files of before recipes it is empty, for all lists.
+    """
 
     context_id: str
     prompt: list[int]
@@ -45,6 +52,7 @@ class Preference:
     rejected: list[list[int]]
     chosen_reward: float
     rejected_rewards: list[float]
+    drawn: list[bool] = field(default_factory=list)
 
     @property
     def lists(self) -> list[list[int]]:
@@ -61,6 +69,7 @@ class Drawn:
         without_tuple: prompts without a tuple, because no list had a high enough reward compared with the others.
         sums: sums over lists, by the names of metrics.
         operations: floating-point operations that generation needed.
+        written: lists of tuples that the recipe wrote.
     """
 
     prompts: int = 0
@@ -69,6 +78,7 @@ class Drawn:
     without_tuple: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     operations: int = 0
+    written: int = 0
 
     def __add__(self, other: "Drawn") -> "Drawn":
         names = [f.name for f in fields(self) if f.name != "sums"]
@@ -152,6 +162,36 @@ class Store:
         with whole_file(path) as beside:
             parquet.write_table(table, beside)
         digests.add(self.round(number), path)
+
+    def weights(self, number: int) -> Path:
+        """The file with the trained weights of a round's reference, for methods that need them in later rounds."""
+        return self.round(number) / "reference-weights.safetensors"
+
+    def write_weights(self, number: int, weights: Mapping[str, torch.Tensor]) -> None:
+        """Write the trained weights of a round's reference."""
+        path = self.weights(number)
+        with whole_file(path) as beside:
+            save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, beside)
+        digests.add(self.round(number), path)
+
+    def read_weights(self, number: int) -> dict[str, torch.Tensor]:
+        """The trained weights of a round's reference."""
+        return load_file(self.weights(number))
+
+    def earlier(self, number: int, part: int) -> Path:
+        """The file with one part of the log-probabilities of a round's lists under earlier references."""
+        return self.round(number) / f"reference-earlier-{part:05}.parquet"
+
+    def write_earlier(self, number: int, part: int, sums: Sequence[list[list[float]]]) -> None:
+        """Write a part: for each tuple, for each earlier round, the log-probability of each of its lists."""
+        path = self.earlier(number, part)
+        with whole_file(path) as beside:
+            parquet.write_table(pa.Table.from_pydict({"sums": sums}, schema=EARLIER_SCHEMA), beside)
+        digests.add(self.round(number), path)
+
+    def read_earlier(self, number: int, parts: int) -> pa.Table:
+        """All log-probabilities of a round under earlier references."""
+        return pa.concat_tables([parquet.read_table(self.earlier(number, part)) for part in range(parts)])
 
     def read_reference(self, number: int, parts: int) -> pa.Table:
         """All log-probabilities of a round."""

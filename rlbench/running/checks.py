@@ -34,7 +34,7 @@ from rlbench.config.schema import (
 from rlbench.lists.catalog import MATCHERS, check_matching
 from rlbench.lists.items import LINE_FORMATS, TITLES
 from rlbench.lists.metric_catalogue import selectable
-from rlbench.preference.checks import check_preference
+from rlbench.preference.checks import check_choices, check_preference
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
 from rlbench.tracking import check_modes
@@ -87,6 +87,8 @@ def check_config(config: Config, processes: int = 1) -> list[str]:
 
     if isinstance(config.algorithm, AlgorithmConfig):
         problems += check_algorithm(config.algorithm)
+    if isinstance(config.algorithm, PreferenceConfig) and not problems:
+        problems += check_choices(config.algorithm, config)
     problems += [] if problems else check_sampling(config, processes)
     return problems or refusals(config) or check_schedules(config, lambda changed: _of_numbers(changed, processes))
 

@@ -268,7 +268,7 @@ def largest(configs: Sequence[Config]) -> tuple[Config, MemoryEstimate | NoEstim
         if config.stage == "rl":
             key += _needs(config)
             if isinstance(config.algorithm, PreferenceConfig):
-                key += [config.algorithm.negatives, config.algorithm.sft_share]
+                key += [config.algorithm.negatives, config.algorithm.pairs, config.algorithm.sft_share]
         different.setdefault(json.dumps(key), config)
     found = []
     for config in different.values():

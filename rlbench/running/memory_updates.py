@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from rlbench.config.adapters import NONE
 from rlbench.config.schema import Config, PreferenceConfig
 from rlbench.models.token_head import LEAST_ROWS, TILE_ELEMENTS, TILE_ELEMENTS_ELSEWHERE
+from rlbench.preference.places import lists_of_tuple
 from rlbench.running.memory_shape import Shape
 from rlbench.training.scoring import LEAST_SAVING
 
@@ -114,7 +115,7 @@ def passes_of_updates(config: Config, shape: Shape, prompt: int, processes: int)
     rl, new = config.trainer.rl, config.generation.max_new_tokens
     own = _shares(config, shape, processes)
     if isinstance(config.algorithm, PreferenceConfig):
-        of_tuple = 1 + config.algorithm.negatives
+        of_tuple = lists_of_tuple(config.algorithm)
         tuples = min(rl.micro_batch_size // of_tuple, rl.completions_per_update // of_tuple // processes)
         compared = _pass(config, Pass(tuples, tuples * of_tuple, of_tuple, prompt, new, own))
         # Supervised updates come first in a round. They forward chosen lists only, each with a prompt of its own.

@@ -26,6 +26,8 @@ FIRST_VALUES_OF_SAMPLERS = {"make": "none", "successes": 0}
 """The same for keys of a sampler."""
 FIRST_VALUES_OF_MODELS = {"system_role": "template"}
 """The same for keys of a model."""
+FIRST_VALUES_OF_PREFERENCES = {"pairs": "ranked", "loss": "softmax", "update": "free", "options": {}}
+"""The same for keys of preference optimisation."""
 INPUTS = "inputs"
 """Key in an identity for the digests of inputs: data and the model's source."""
 
@@ -92,6 +94,8 @@ def stage_settings(config: Config, stage: str, baseline: str = "") -> dict[str, 
     first_values["token_budget"] = None
     if isinstance(config.algorithm, PreferenceConfig):
         left_out.append("shuffle")  # its tuples keep their order
+        first_choices = FIRST_VALUES_OF_PREFERENCES.items()
+        described = {k: v for k, v in described.items() if (k, v) not in first_choices}
     if rl["micro_batch_tokens"] is not None:
         left_out.append("micro_batch_size")  # replaced
     left_out += [key for key, value in first_values.items() if rl[key] == value]

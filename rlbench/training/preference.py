@@ -10,11 +10,12 @@ disk.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data import Sampler, SequentialSampler
@@ -26,7 +27,10 @@ from rlbench.base.seeding import order
 from rlbench.config.schema import Config, PreferenceConfig
 from rlbench.models.adapters import causal, in_float32
 from rlbench.models.batches import Completions
-from rlbench.preference.losses import mean_negative_log_likelihood, softmax_dpo
+from rlbench.objective.inputs import Course
+from rlbench.preference.inputs import TupleInputs, pair_strengths
+from rlbench.preference.losses import mean_negative_log_likelihood
+from rlbench.preference.places import lists_of_tuple, loss_of, of_earlier
 from rlbench.preference.rounds import Round, TupleOrder
 from rlbench.preference.store import preferences
 from rlbench.runs import processes
@@ -41,6 +45,8 @@ from rlbench.training.scoring import agreement, even_cuts, reasons_of_training, 
 TIE = 1e-4
 """Nats by which two log-ratios must differ to count as different. At a round's first update all are 0 but for rounding.
 """
+CHANCES = 20
+"""Separates the random numbers of tuples from others with the same seed."""
 TUPLES_OF_A_PART = 1024
 """Number of tuples whose reference log-probabilities share one file."""
 
@@ -60,7 +66,7 @@ class PreferenceTrainer(Metered):
     Attributes:
         ledger: records the run's spending.
         scorer: the reward.
-        carried: empty; in policy optimisation, pieces carry numbers from update to update here.
+        carried: numbers that a loss carries from update to update.
     """
 
     def __init__(
@@ -77,7 +83,8 @@ class PreferenceTrainer(Metered):
         args: TrainingArguments = kwargs["args"]
         self.lists, self.config, self.start, self.ledger, self.tell = lists, config, start, ledger, tell
         self.method = lists.method
-        self.of_tuple = 1 + self.method.negatives
+        self.of_tuple = lists_of_tuple(self.method)
+        self.loss, self.of_earlier = loss_of(self.method), of_earlier(self.method)
         per_update = config.trainer.rl.completions_per_update // self.of_tuple
         self.order = TupleOrder(per_update, self.of_tuple, config.seed, lru_cache(maxsize=2)(order))
         self.scorer = lists.scorer
@@ -102,6 +109,8 @@ class PreferenceTrainer(Metered):
         self._round: Round | None = None
         self._tuples: pa.Table | None = None
         self._reference: pa.Table | None = None
+        self._earlier: pa.Table | None = None
+        self._strengths, self._chances = np.zeros(0), np.zeros(0)
         if processes.is_main():
             lists.store.rewind(lists.rounds, updates_done)
         processes.barrier()
@@ -128,7 +137,21 @@ class PreferenceTrainer(Metered):
         of_lists = [torch.tensor(of_list) for of_tuple in logps for of_list in of_tuple]
         reference = torch.zeros(batch["completion_mask"].shape)
         reference[batch["completion_mask"].bool().cpu()] = torch.cat(of_lists)
-        return batch | {"reference": reference.to(batch["completion_mask"].device)}
+        device = batch["completion_mask"].device
+        drawn = [list_ for row in tuples for list_ in (row.drawn or [True] * self.of_tuple)]
+        found = {
+            "reference": reference,
+            "drawn": torch.tensor(drawn),
+            "strength": torch.from_numpy(self._strengths[rows]),
+            "chance": torch.from_numpy(self._chances[rows]),
+        }
+        if self.of_earlier:
+            own = torch.tensor([[sum(of_list) for of_list in of_tuple] for of_tuple in logps], dtype=torch.float64)
+            found["earlier"] = own[:, None]
+            if self._earlier is not None:
+                sums = torch.tensor(self._earlier.take(rows)["sums"].to_pylist(), dtype=torch.float64)
+                found["earlier"] = torch.cat([sums, own[:, None]], dim=1)
+        return batch | {name: value.to(device) for name, value in found.items()}
 
     def _begin(self, one: Round) -> None:
         update = self.state.global_step
@@ -139,7 +162,12 @@ class PreferenceTrainer(Metered):
         elif not processes.on_main(lambda: self.lists.drawn_before(one)):
             raise self._gone(one, "lists")
         self._tuples, drawn = self.lists.read(one)
-        self._round, self._reference = one, None
+        self._round, self._reference, self._earlier = one, None, None
+        if len(self._tuples):
+            rewards = self._tuples.select(["chosen_reward", "rejected_rewards"]).to_pydict()
+            self._strengths = pair_strengths(rewards["chosen_reward"], rewards["rejected_rewards"])
+            numbers = [self.config.seed, CHANCES, one.number]
+            self._chances = np.random.default_rng(numbers).random(len(self._tuples))
         if update == one.first:
             self.ledger.add(
                 prompts=drawn.prompts, completions=drawn.completions, generated_tokens=drawn.generated_tokens
@@ -150,6 +178,8 @@ class PreferenceTrainer(Metered):
                 metrics[name].append(value)
             metrics["tuples"].append(len(self._tuples))
             metrics["without_tuple"].append(drawn.without_tuple / drawn.prompts)
+            if drawn.written:
+                metrics["written"].append(drawn.written / (len(self._tuples) * self.of_tuple))
         if not len(self._tuples):
             raise NoTuples(one.number, update, drawn.prompts)
 
@@ -159,11 +189,13 @@ class PreferenceTrainer(Metered):
         assert self._tuples is not None
         parts = math.ceil(len(self._tuples) / TUPLES_OF_A_PART)
         missing = processes.on_main(lambda: [i for i in range(parts) if not store.has(store.reference(number, i))])
-        if missing and self.state.global_step != one.preference:
+        unknown = processes.on_main(lambda: self._unknown(one.number, parts))
+        if (missing or unknown) and self.state.global_step != one.preference:
             raise self._gone(one, "log-probabilities of the reference")
+        if self.of_earlier:
+            self._score_earlier(one, unknown, parts)
         for part in missing:
-            first = part * TUPLES_OF_A_PART
-            rows = range(first, min(first + TUPLES_OF_A_PART, len(self._tuples)))
+            rows = self._rows_of(part)
             with self.ledger.phase("reference"):
                 logps = self._logps_of(rows)
             if processes.is_main():
@@ -173,8 +205,63 @@ class PreferenceTrainer(Metered):
         if self.state.global_step == one.preference:
             # Of all tuples: an attempt that continues another one finds their log-probabilities stored.
             tuples = preferences(self._tuples, range(len(self._tuples)))
-            self.ledger.add(reference_tokens=sum(len(ids) for row in tuples for ids in row.lists))
+            policies = 1 + (one.number if self._earlier is not None else 0)
+            self.ledger.add(reference_tokens=policies * sum(len(ids) for row in tuples for ids in row.lists))
             self._unscored = 0
+
+    def _rows_of(self, part: int) -> range:
+        """Rows of the tuples whose log-probabilities are in a part."""
+        assert self._tuples is not None
+        first = part * TUPLES_OF_A_PART
+        return range(first, min(first + TUPLES_OF_A_PART, len(self._tuples)))
+
+    def _unknown(self, number: int, parts: int) -> list[int]:
+        """Parts that lack log-probabilities under earlier references; all, if this round's weights are not stored."""
+        store = self.lists.store
+        if not self.of_earlier:
+            return []
+        if not store.has(store.weights(number)):
+            return list(range(parts))
+        return [part for part in range(parts) if number and not store.has(store.earlier(number, part))]
+
+    def _score_earlier(self, one: Round, missing: Sequence[int], parts: int) -> None:
+        """Store this round's weights, and the lists' log-probabilities under the references of earlier rounds."""
+        store, number, weights = self.lists.store, one.number, self.trained_weights()
+        if missing and processes.is_main() and not store.has(store.weights(number)):
+            store.write_weights(number, weights)
+        processes.barrier()
+        if not number:
+            return
+        if missing:
+            now = {name: value.detach().clone() for name, value in weights.items()}
+            sums: dict[int, list[list[list[float]]]] = {part: [[] for _ in self._rows_of(part)] for part in missing}
+            for earlier in range(number):
+                self._set_weights(store.read_weights(earlier))
+                for part in missing:
+                    with self.ledger.phase("reference"):
+                        logps = self._logps_of(self._rows_of(part))
+                    for row, of_tuple in zip(sums[part], logps, strict=True):
+                        row.append([sum(of_list) for of_list in of_tuple])
+            self._set_weights(now)
+            if processes.is_main():
+                for part in missing:
+                    store.write_earlier(number, part, sums[part])
+            processes.barrier()
+        self._earlier = store.read_earlier(number, parts)
+
+    def trained_weights(self) -> dict[str, torch.Tensor]:
+        """The weights that training changes, by name."""
+        model = self.accelerator.unwrap_model(self.model)
+        return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+    @torch.no_grad()
+    def _set_weights(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, weight in self.trained_weights().items():
+            weight.copy_(values[name])
+
+    def round_at(self, update: int) -> int:
+        """Number of the round to which the next update belongs, after this number of updates."""
+        return next(one.number for one in self.lists.rounds if update < one.end)
 
     def _gone(self, one: Round, what: str) -> BadInput:
         return BadInput(
@@ -245,14 +332,11 @@ class PreferenceTrainer(Metered):
         stats = {"entropy": entropy}
         if "reference" in inputs:
             moved = logps - inputs["reference"]
-            ratios = moved.sum(dim=1).view(-1, self.of_tuple)
-            loss = softmax_dpo(ratios[:, 0], ratios[:, 1:], self.method.beta).mean()
-            stats |= self._compared(ratios.detach())
-            drawn = counted.clone().view(-1, self.of_tuple, counted.size(1))
-            if self.method.chosen == "demonstration":
-                drawn[:, 0] = 0
+            loss = self.loss(self._tuple_inputs(logps, moved, counted, inputs)).mean()
+            stats |= self._compared(moved.detach().sum(dim=1).view(-1, 1 + self.method.negatives))
+            drawn = counted * inputs["drawn"][:, None]
             # k2 (Schulman 2020): an unbiased estimate would need lists drawn from the current policy.
-            of_tokens = moved.detach().square() / 2 * drawn.view_as(counted)
+            of_tokens = moved.detach().square() / 2 * drawn
             stats["kl"] = of_tokens.sum() / drawn.sum().clamp(min=1)
         else:
             loss = mean_negative_log_likelihood(logps.sum(dim=1), counted.sum(dim=1)).mean()
@@ -260,6 +344,22 @@ class PreferenceTrainer(Metered):
             self._metrics["train"][name].append(self.accelerator.reduce(value.detach(), reduction="mean").item())
         self._account(loss, counted)
         return loss
+
+    def _tuple_inputs(
+        self, logps: torch.Tensor, moved: torch.Tensor, counted: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+    ) -> TupleInputs:
+        """Tensors of lists (S, T) as those of tuples (B, K, T)."""
+        shape = (-1, self.of_tuple, logps.size(1))
+        return TupleInputs(
+            logps=logps.view(shape),
+            moved=moved.view(shape),
+            mask=counted.view(shape),
+            beta=self.method.beta,
+            strength=inputs["strength"].to(logps.dtype),
+            chance=inputs["chance"].to(logps.dtype),
+            earlier=inputs["earlier"].to(logps.dtype) if "earlier" in inputs else None,
+            course=Course(self.state.global_step, self.carried, self.accelerator.gather),
+        )
 
     def _compared(self, ratios: torch.Tensor) -> dict[str, torch.Tensor]:
         """Statistics of (B, 1 + L) log-ratios. An implicit reward is beta times a log-ratio (arXiv 2305.18290)."""
@@ -287,7 +387,7 @@ def preference_arguments(config: Config, output_dir: Path) -> TrainingArguments:
     """transformers' arguments for this config."""
     rl = config.trainer.rl
     assert isinstance(config.algorithm, PreferenceConfig)
-    of_tuple = 1 + config.algorithm.negatives
+    of_tuple = lists_of_tuple(config.algorithm)
     at_once, accumulation = on_each(
         rl.completions_per_update // of_tuple, rl.micro_batch_size // of_tuple, processes.count()
     )

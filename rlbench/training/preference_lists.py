@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 
+import numpy as np
 import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
@@ -13,9 +15,14 @@ from rlbench.base.seeding import evaluation_stream, order, stream_seed
 from rlbench.config.schema import Config, PreferenceConfig
 from rlbench.data.record import Record
 from rlbench.evaluation.evaluate import BatchLimit, generate, prompt_ids, spent
+from rlbench.lists.items import line_of
+from rlbench.lists.relevance import Verdict
+from rlbench.models.batches import Completions
+from rlbench.preference.inputs import Listed, PromptLists, Tuple
+from rlbench.preference.places import chooses_demonstrations, recipe_of
+from rlbench.preference.recipes import recipes
 from rlbench.preference.rounds import LISTS, PROMPTS, Round, make_rounds
 from rlbench.preference.store import Drawn, Preference, Store
-from rlbench.preference.tuples import below, best_and_worst
 from rlbench.rewards.combine import weighted_sum
 from rlbench.rewards.returns import tail_returns
 from rlbench.rewards.scorer import ListScorer, score
@@ -25,6 +32,8 @@ from rlbench.runs.directory import Run
 from rlbench.training.demonstrations import demonstration_tokens
 from rlbench.training.measures import rollout_measures
 
+WRITTEN = 19
+"""Separates the random numbers of recipes from others with the same seed."""
 LISTS_OF_A_PART = 1024
 """Approximate number of lists drawn between two points at which a run can stop and resume."""
 
@@ -104,8 +113,13 @@ class Lists:
                 sampled=True,
                 progress=tell,
             )
+        confidences: list[float] = []
+        if recipes[self.method.pairs].facts["confidence"]:
+            with ledger.phase("reference"):
+                confidences = self._confidences(policy, mine, [completion.ids for completion in completions])
         with ledger.phase("reward"):
-            found = self._make(mine, [completion.ids for completion in completions])
+            numbers = list(prompts)[processes.index() :: processes.count()]
+            found = self._make(mine, [completion.ids for completion in completions], one.number, numbers, confidences)
             _, found[1].operations = spent(policy, completions, group)
         gathered = processes.gather(found)
         # In the order of the prompts, whatever the number of processes.
@@ -121,55 +135,183 @@ class Lists:
         orders = {turn: order(len(self.records), self.config.seed, PROMPTS, turn) for turn in {t for t, _ in turns}}
         return [orders[turn][place] for turn, place in turns]
 
-    def _make(self, records: Sequence[Record], ids: list[list[int]]) -> tuple[list[list[Preference]], Drawn]:
-        """The tuples of each record from its adjacent lists, and sums of what was measured."""
+    def _make(
+        self,
+        records: Sequence[Record],
+        ids: list[list[int]],
+        number: int = 0,
+        prompts: Sequence[int] = (),
+        confidences: Sequence[float] = (),
+    ) -> tuple[list[list[Preference]], Drawn]:
+        """The tuples of each record from its adjacent lists, and sums of what was measured.
+
+        Args:
+            records: one per prompt.
+            ids: tokens of the lists.
+            number: the round.
+            prompts: numbers of the prompts, counted over all rounds, for random numbers.
+            confidences: of the lists, if the recipe reads them.
+        """
         group, tokenizer = self.config.trainer.rl.group_size, self.scorer.reader.tokenizer
         if not records:
             return [], Drawn()
-        truths = [record.truth_rows() for record in records]
-        totals = self.scorer(
-            completion_ids=ids,
-            ground_truth=[truth for truth in truths for _ in range(group)],
-            seen_titles=[record.seen_titles for record in records for _ in range(group)],
-        )
+        listed = self._listed(ids, [record for record in records for _ in range(group)])
+        if confidences:
+            listed = [replace(one, confidence=value) for one, value in zip(listed, confidences, strict=True)]
+        totals = [one.reward for one in listed]
         drawn = Drawn(len(records), len(ids), sum(map(len, ids)), sums=self._measured(ids, totals))
-        demonstrated = self._demonstrations(records) if self.method.chosen == "demonstration" else None
-        tuples: list[list[Preference]] = []
-        for row, record in enumerate(records):
-            lists, rewards = ids[row * group : (row + 1) * group], totals[row * group : (row + 1) * group]
-            prompt = prompt_ids(tokenizer, record.prompt)
-            chosen: list[tuple[list[int], float, list[int]]]
-            if demonstrated is None:
-                pairs = best_and_worst(rewards, self.method.negatives, self.method.tuples_per_prompt)
-                chosen = [(lists[best], rewards[best], worst) for best, worst in pairs]
-            else:
-                demonstration, reward = demonstrated[row]
-                worse = below(reward, rewards, self.method.negatives, self.method.tuples_per_prompt)
-                chosen = [(demonstration, reward, places) for places in worse]
-            tuples.append(
-                [
-                    Preference(
-                        context_id=record.context_id,
-                        prompt=prompt,
-                        chosen=best,
-                        rejected=[lists[place] for place in places],
-                        chosen_reward=reward,
-                        rejected_rewards=[rewards[place] for place in places],
-                    )
-                    for best, reward, places in chosen
-                ]
+        demonstrated = self._demonstrations(records) if chooses_demonstrations(self.method) else [None] * len(records)
+        relevant, recipe = self._relevant(records), recipe_of(self.method)
+        made = [
+            recipe(
+                PromptLists(
+                    drawn=listed[row * group : (row + 1) * group],
+                    demonstration=demonstrated[row],
+                    relevant=relevant[row],
+                    seen=self._seen(record),
+                    catalogue=self._lines,
+                    popularity=self.scorer.facts.counts,
+                    chosen=self.method.chosen,
+                    length=self.scorer.reader.units.list_length,
+                    negatives=self.method.negatives,
+                    most=self.method.tuples_per_prompt,
+                    round=number,
+                    random=np.random.default_rng([self.config.seed, WRITTEN, *prompts[row : row + 1]]),
+                )
             )
+            for row, record in enumerate(records)
+        ]
+        tuples = self._stored(records, made, [prompt_ids(tokenizer, record.prompt) for record in records], demonstrated)
         drawn.without_tuple = sum(not of_prompt for of_prompt in tuples)
+        drawn.written = sum(not isinstance(one, Listed) for of_prompt in made for lists in of_prompt for one in lists)
         return tuples, drawn
 
-    def _demonstrations(self, records: Sequence[Record]) -> list[tuple[list[int], float]]:
-        """Tokens and reward of each record's demonstration. Demonstrations that the SFT stage cuts have reward minus
-        infinity, so they are never chosen."""
+    @torch.no_grad()
+    def _confidences(self, policy: PreTrainedModel, records: Sequence[Record], ids: Sequence[list[int]]) -> list[float]:
+        """Mean log-probability per token of each record's lists under the policy that drew them."""
+        tokenizer, group = self.scorer.reader.tokenizer, self.config.trainer.rl.group_size
+        found: list[float] = []
+        for row, record in enumerate(records):
+            prompt = prompt_ids(tokenizer, record.prompt)
+            lists = [(prompt, of_list) for of_list in ids[row * group : (row + 1) * group]]
+            tokens, mask, own = Completions.of_rows(lists, tokenizer.pad_token_id, policy.device).padded_right()
+            logps = policy(input_ids=tokens, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
+            of_tokens = logps.gather(2, tokens[:, 1:, None])[..., 0] * own[:, 1:]
+            found += (of_tokens.sum(1) / own.sum(1).clamp(min=1)).tolist()
+        return found
+
+    def _listed(self, ids: Sequence[list[int]], records: Sequence[Record]) -> list[Listed]:
+        """Lists of tokens, read and judged; one record for each."""
+        scorer, n = self.scorer, self.scorer.reader.units.list_length
+        totals = scorer(
+            completion_ids=ids,
+            ground_truth=[record.truth_rows() for record in records],
+            seen_titles=[record.seen_titles for record in records],
+        )
+        assert scorer.rewards is not None
+        terms = (scorer.rewards.gains.sum(2) + scorer.rewards.scores).tolist()
+        weights = [float(term["weight"]) for term in scorer.reward.terms.values()]
+        return [
+            Listed(
+                ids=tokens,
+                lines=[line_of(*item) for item in scored.parsed.items[:n]],
+                items=scorer.judge.catalog.find_all(scored.parsed.items[:n]).tolist(),
+                hits=[verdict == Verdict.HIT for verdict in scored.verdicts],
+                reward=total,
+                terms=tuple(value * weight for value, weight in zip(of_terms, weights, strict=True)),
+            )
+            for tokens, scored, total, of_terms in zip(ids, scorer.lists, totals, terms, strict=True)
+        ]
+
+    def _stored(
+        self,
+        records: Sequence[Record],
+        made: Sequence[Sequence[Tuple]],
+        prompts: Sequence[list[int]],
+        demonstrated: Sequence[Listed | None],
+    ) -> list[list[Preference]]:
+        """Tuples with the tokens and rewards of what the recipe has written; prompts as tokens."""
+        reader, longest = self.scorer.reader, self.config.generation.max_new_tokens - 1
+        texts = [
+            (record, one)
+            for record, of_prompt in zip(records, made, strict=True)
+            for lists in of_prompt
+            for one in lists
+            if not isinstance(one, Listed)
+        ]
+        ids = [reader.tokenizer("\n".join(lines), add_special_tokens=False)["input_ids"] for _, lines in texts]
+        written = iter(
+            self._listed([[*row[:longest], reader.eos_token_ids[0]] for row in ids], [record for record, _ in texts])
+            if texts
+            else []
+        )
+        stored = []
+        for row, of_prompt in enumerate(made):
+            tuples = []
+            for lists in of_prompt:
+                first, *others = [one if isinstance(one, Listed) else next(written) for one in lists]
+                tuples.append(
+                    Preference(
+                        context_id=records[row].context_id,
+                        prompt=prompts[row],
+                        chosen=first.ids,
+                        rejected=[one.ids for one in others],
+                        chosen_reward=first.reward,
+                        rejected_rewards=[one.reward for one in others],
+                        drawn=[isinstance(one, Listed) and one is not demonstrated[row] for one in lists],
+                    )
+                )
+            stored.append(tuples)
+        return stored
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return self.scorer.judge.catalog.lines()
+
+    def _seen(self, record: Record) -> frozenset[int]:
+        """Items of the catalogue that a dialogue has named."""
+        catalog = self.scorer.judge.catalog
+        titles = set(catalog.find_titles(record.seen_titles).tolist()) - {-1}
+        return frozenset(index for title in titles for index in self._of_title.get(title, ()))
+
+    @cached_property
+    def _of_title(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for index, title in enumerate(self.scorer.judge.catalog.title_ids.tolist()):
+            found.setdefault(title, []).append(index)
+        return found
+
+    def _relevant(self, records: Sequence[Record]) -> list[dict[int, float]]:
+        """Gain of each record's relevant items that a list can hit, by their indices in the catalogue."""
+        judge, possible = self.scorer.judge, []
+        for row, record in enumerate(records):
+            found = judge.catalog.find_all(record.ground_truth).tolist()
+            gains = record.gains or (1.0,) * len(found)
+            of_item = {index: gain for index, gain in zip(found[::-1], gains[::-1], strict=True) if index >= 0}
+            possible += [(row, index, of_item[index]) for index in dict.fromkeys(found) if index >= 0]
+        if not possible:
+            return [{} for _ in records]
+        of_rows = [records[row] for row, _, _ in possible]
+        hits = judge(
+            judge.read([self._lines[index] for _, index, _ in possible]),
+            [record.ground_truth for record in of_rows],
+            [record.seen_titles for record in of_rows],
+        ).hits.any(axis=1)
+        relevant: list[dict[int, float]] = [{} for _ in records]
+        for (row, index, gain), hit in zip(possible, hits.tolist(), strict=True):
+            if hit:
+                relevant[row][index] = gain
+        return relevant
+
+    def _demonstrations(self, records: Sequence[Record]) -> list[Listed]:
+        """Each record's demonstration. Those that the SFT stage cuts have reward minus infinity, so they are never
+        chosen."""
         tokenizer, longest = self.scorer.reader.tokenizer, self.config.trainer.sft.max_length
         tokens = [demonstration_tokens(record, tokenizer, longest + 1) for record in records]
         texts = [record.completion[-1]["content"] for record in records if record.completion]
+        parsed, n = self.scorer.judge.read(texts), self.scorer.reader.units.list_length
         judged = self.scorer.judge(
-            self.scorer.judge.read(texts),
+            parsed,
             [record.ground_truth for record in records],
             [record.seen_titles for record in records],
             [len(completion) for _, completion in tokens],
@@ -177,8 +319,14 @@ class Lists:
         )
         rewards = score(judged, self.scorer.facts, self.scorer.reward, texts).totals.tolist()
         return [
-            (completion, reward if len(prompt) + len(completion) <= longest else -math.inf)
-            for (prompt, completion), reward in zip(tokens, rewards, strict=True)
+            Listed(
+                ids=completion,
+                lines=[line_of(*item) for item in read.items[:n]],
+                items=self.scorer.judge.catalog.find_all(read.items[:n]).tolist(),
+                hits=[verdict == Verdict.HIT for verdict in judged.names(row)],
+                reward=reward if len(prompt) + len(completion) <= longest else -math.inf,
+            )
+            for row, ((prompt, completion), read, reward) in enumerate(zip(tokens, parsed, rewards, strict=True))
         ]
 
     def _measured(self, ids: Sequence[Sequence[int]], totals: Sequence[float]) -> dict[str, float]:

@@ -26,6 +26,8 @@ from rlbench.models.adapters import lora_config
 from rlbench.models.loading import load_model
 from rlbench.models.prompt_cache import reason_against
 from rlbench.objective import Objective
+from rlbench.preference.places import chooses_demonstrations, update_of
+from rlbench.preference.steps import updates
 from rlbench.rewards.scorer import ListScorer
 from rlbench.runs import processes
 from rlbench.runs.budget import Ledger
@@ -74,6 +76,7 @@ from rlbench.training.safety import CannotGoOn, Guard, Stop
 from rlbench.training.schedule import stepped
 from rlbench.training.scheduled import Scheduled, scheduled_rate
 from rlbench.training.scoring import Batching
+from rlbench.training.steps_apart import StepsApart
 from rlbench.training.tokens import tokenised
 from rlbench.training.trainer import RankedListTrainer
 from rlbench.training.validation import Validation
@@ -132,7 +135,7 @@ def needs_demonstrations(config: Config) -> bool:
     if config.stage != "rl":
         return False
     if isinstance(config.algorithm, PreferenceConfig):
-        return config.algorithm.chosen == "demonstration"
+        return chooses_demonstrations(config.algorithm)
     return "demonstrations" in Objective(config.policy_optimisation, config.reward, config.dataset.list_length).needs
 
 
@@ -273,7 +276,7 @@ def train_rl(
     trainer: RankedListTrainer | PreferenceTrainer
     if isinstance(config.algorithm, PreferenceConfig):
         shown = "implicit_reward_accuracy"
-        records = data.demonstrations if config.algorithm.chosen == "demonstration" else data.prompts
+        records = data.demonstrations if chooses_demonstrations(config.algorithm) else data.prompts
         lists = Lists(config, run, records, scorer)
         trainer = preference_trainer(config, lists, policy, start, ledger, earlier, progress)
     else:
@@ -484,6 +487,8 @@ def preference_trainer(
         processing_class=lists.scorer.reader.tokenizer,
     )
     quiet(trainer)
+    if updates[lists.method.update].facts["earlier"]:
+        trainer.add_callback(StepsApart(trainer, update_of(lists.method)))
     return trainer
 
 

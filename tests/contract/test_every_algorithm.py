@@ -12,6 +12,7 @@ from rlbench.objective.pieces import credits
 from rlbench.rewards.scorer import ListScorer
 from rlbench.running.checks import check_config
 from rlbench.running.cli import methods
+from rlbench.training.preference_lists import Lists
 from tests.conftest import SMALL, composed
 from tests.helpers_training import load, make_preference_trainer, make_trainer
 
@@ -60,8 +61,28 @@ def test_trains(name, mini, tiny_folder, tmp_path):
     check_weights(before, model)
 
 
+class DrawnLists(Lists):
+    """Entries drawn from the text, because an untrained model writes none: hits, misses, and what was named before."""
+
+    def _listed(self, ids, records):
+        found = super()._listed(ids, records)
+        relevant, seen = self._relevant(records), [self._seen(record) for record in records]
+        return [self._with_entries(one, *row) for one, *row in zip(found, relevant, seen, strict=True)]
+
+    def _with_entries(self, one, relevant, seen):
+        if one.lines:
+            return one
+        digest = hashlib.sha256(str(one.ids).encode()).digest()
+        pools = [range(len(self._lines)), sorted(relevant) or [0], sorted(seen) or [0]]
+        pools = [pools[byte % 3] for byte in digest[:4]]
+        items = [pool[byte % len(pool)] for byte, pool in zip(digest[4:8], pools, strict=True)]
+        hits = [item in relevant and item not in items[:place] for place, item in enumerate(items)]
+        return replace(one, lines=[self._lines[item] for item in items], items=items, hits=hits)
+
+
 @pytest.mark.parametrize("name", methods("preference"))
-def test_trains_on_preferences(name, mini, start, tmp_path):
+def test_trains_on_preferences(name, mini, start, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.helpers_training.Lists", DrawnLists)
     enough = ["algorithm.rounds=2", "trainer.rl.group_size=8", "algorithm.prompts=12"]  # so that lists differ in value
     config = composed(*SMALL, f"algorithm={name}", *SHORT, f"runs_dir={tmp_path}", *enough)
     assert not check_config(config)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from trl import DPOConfig, DPOTrainer
 from rlbench.base import preemption
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import Config
+from rlbench.preference.losses import losses
 from rlbench.preference.store import Store, preferences
 from rlbench.running.checks import check_config
 from rlbench.runs.budget import Ledger
@@ -331,11 +333,11 @@ def test_a_destroyed_policy_is_stopped(mini, start, tmp_path):
 def test_what_is_not_finite_is_never_applied(mini, start, tmp_path, monkeypatch):
     seen = []
 
-    def broken(chosen, rejected, beta):
+    def broken(inputs):
         seen.append(1)
-        return (chosen + rejected.sum(1)) * (torch.nan if len(seen) == 5 else 1.0)
+        return inputs.ratios.sum(1) * (torch.nan if len(seen) == 5 else 1.0)
 
-    monkeypatch.setattr("rlbench.training.preference.softmax_dpo", broken)
+    monkeypatch.setitem(losses._pieces, "softmax", replace(losses["softmax"], function=broken))
     run, trained, _ = train(small(tmp_path, "algorithm=dpo"), start, mini)
     assert trained.stop.update == trained.step == 2 and "the loss of update 3 is nan" in trained.stop.reason
     assert sorted(curve(run, "loss")) == [1, 2]

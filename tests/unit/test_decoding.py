@@ -106,7 +106,7 @@ class Paths:
         seen: list[list[int]] = []
         lists = Lists(config, locate(config, "rl"), self.mini.splits["train"], scorer)
         made = lists._make
-        lists._make = lambda records, ids: seen.extend(ids) or made(records, ids)
+        lists._make = lambda records, ids, *rest: seen.extend(ids) or made(records, ids, *rest)
         one = lists.rounds[0]
         lists._draw_part(one, 0, one.prompts[:4], model, Ledger(), lambda done: None)
         return seen

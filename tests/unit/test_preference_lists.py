@@ -77,7 +77,7 @@ def test_a_demonstration_that_sft_cuts_is_never_chosen(mini, tiny_folder):
     longest = sorted(lengths)[4]
     lists, _ = lists_of(mini, tiny_folder, f"trainer.sft.max_length={longest}")
     found = lists._demonstrations(records)
-    assert [reward == -math.inf for _, reward in found] == [length > longest for length in lengths]
+    assert [one.reward == -math.inf for one in found] == [length > longest for length in lengths]
     assert any(length == longest for length in lengths) and any(length > longest for length in lengths)
 
 
@@ -117,8 +117,10 @@ def test_the_kl_is_measured_on_lists_that_the_policy_drew(algorithm, mini, tiny_
     with torch.no_grad():
         logps, counted, _ = trainer._scores(trainer.model, batch)
         reference = (logps - torch.rand(logps.shape, generator=torch.Generator().manual_seed(0))) * counted
-        trainer.compute_loss(trainer.model, batch | {"reference": reference})
-    drawn = [1, 3] if algorithm == "sprec" else [0, 1, 2, 3]  # 0 and 2 are demonstrations
+        drawn = [1, 3] if algorithm == "sprec" else [0, 1, 2, 3]  # 0 and 2 are demonstrations
+        of_tuples = {"strength": torch.zeros(2), "chance": torch.zeros(2)}
+        of_tuples["drawn"] = torch.tensor([place in drawn for place in range(4)])
+        trainer.compute_loss(trainer.model, batch | {"reference": reference} | of_tuples)
     squares = (logps - reference).square() / 2
     wanted = squares[drawn].sum() / counted[drawn].sum()
     assert trainer._metrics["train"]["kl"] == [pytest.approx(wanted.item(), rel=1e-5)]
