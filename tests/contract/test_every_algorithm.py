@@ -77,7 +77,8 @@ class DrawnLists(Lists):
         pools = [pools[byte % 3] for byte in digest[:4]]
         items = [pool[byte % len(pool)] for byte, pool in zip(digest[4:8], pools, strict=True)]
         hits = [item in relevant and item not in items[:place] for place, item in enumerate(items)]
-        return replace(one, lines=[self._lines[item] for item in items], items=items, hits=hits)
+        terms = tuple(float(sum(hits)) for _ in one.terms)
+        return replace(one, lines=[self._lines[item] for item in items], items=items, hits=hits, terms=terms)
 
 
 @pytest.mark.parametrize("name", methods("preference"))

@@ -108,10 +108,13 @@ def test_told_to_stop_and_resumed(whole, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes_make_the_updates_of_one(strategy, whole, tmp_path):
+@pytest.mark.parametrize(
+    ("strategy", "algorithm"),
+    [("ddp", "dpo"), ("fsdp2", "dpo"), ("ddp", "rpo"), ("ddp", "meta_apo"), ("ddp", "mnpo"), ("ddp", "orth_align")],
+)
+def test_two_processes_make_the_updates_of_one(strategy, algorithm, whole, tmp_path):
     """Both start from the same lists of one round; two processes would draw from separate streams."""
-    overrides = ["algorithm=dpo", "algorithm.rounds=1", "algorithm.sft_share=0"]
+    overrides = [f"algorithm={algorithm}", "algorithm.rounds=1", "algorithm.sft_share=0"]
     one, two = tmp_path / "one", tmp_path / "two"
     shutil.copytree(whole, one)
     succeed(start(ALONE, one, *overrides))

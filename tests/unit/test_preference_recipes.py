@@ -194,9 +194,9 @@ def test_what_is_refused():
     assert "did you mean 'ranked'" in problem("algorithm=dpo", "algorithm.pairs=rankt").lower()
     assert "algorithm.loss = 'soft' is unknown" in problem("algorithm=dpo", "algorithm.loss=soft")
     assert "algorithm.update = 'all' is unknown" in problem("algorithm=dpo", "algorithm.update=all")
-    said = problem("algorithm=rpo", "algorithm.options={posterior: {noise: 2}}")
+    said = problem("algorithm=rpo", "algorithm.options.posterior.noise=2")
     assert "algorithm.options.posterior.noise = 2 must be a number in [0, 1]" in said
-    assert "no piece has this name" in problem("algorithm=rpo", "algorithm.options={posteriors: {noise: 0.2}}")
+    assert "no piece has this name" in problem("algorithm=rpo", "+algorithm.options.posteriors={noise: 0.2}")
     assert "use algorithm.loss=meta" in problem("algorithm=meta_apo", "algorithm.loss=softmax")
     assert "use algorithm.negatives=1" in problem("algorithm=rpo", "algorithm.negatives=3")
     assert "use algorithm.negatives=1" in problem("algorithm=meta_apo", "algorithm.negatives=3")
