@@ -17,6 +17,7 @@ COMMANDS = {
     "convergence": ("analysis.convergence", "main", "which method learns faster, with intervals"),
     "ablation": ("analysis.ablation", "main", "effect of each setting in a factorial sweep"),
     "select": ("analysis.select", "main", "the best variant of each algorithm on validation"),
+    "cleaning": ("analysis.cleaning", "main", "how well methods find wrong labels of preference pairs"),
     "rescore": ("analysis.rescore", "main", "metrics of finished runs under other protocols, without a model"),
     "collect": ("analysis.collect", "main", "collect the runs of a folder as parquet, for pandas and other commands"),
     "reproduce": ("analysis.reproduce", "main", "compare our runs with a table or figure of the paper"),

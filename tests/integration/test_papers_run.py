@@ -57,7 +57,7 @@ def test_a_command_reads_runs(folder: Path, arxiv: str, tmp_path: Path) -> None:
     """A command of `analysis` or `rlbench` runs in a folder with a small experiment `runs/mini`."""
     runs = folder / "runs_of_two"
     if not runs.exists():
-        for algorithm in ("grpo", "rank_grpo"):
+        for algorithm in ("grpo", "rank_grpo", "dpo"):
             places = [f"runs_dir={runs}", f"cache_dir={folder / 'cache'}", "experiment_name=mini"]
             run(composed(*DEBUG, f"algorithm={algorithm}", *places))
     shutil.copytree(runs, tmp_path / "runs")
