@@ -75,6 +75,10 @@ def check_choices(method: PreferenceConfig, config: Config) -> list[str]:
             f"trainer.parallel.strategy = {config.trainer.parallel.strategy}: algorithm.loss = {loss} with "
             f"algorithm.update = {method.update} exchanges whole weights; use trainer.parallel.strategy=ddp"
         )
+    if facts["judge"] == "teacher":
+        given = {name: option.default for name, option in options[recipe].items()} | method.options.get(recipe, {})
+        if bool(given["local"]) == bool(given["endpoint"]) or bool(given["endpoint"]) != bool(given["model"]):
+            problems.append(f"algorithm.options.{recipe} must name one judge: endpoint and model, or local")
     if method.update != "free" and method.sft_share:
         problems.append(
             f"algorithm.sft_share = {method.sft_share}: algorithm.update = {method.update} starts from the first "

@@ -71,7 +71,8 @@ class Listed:
         hits: whether each entry is relevant, named for the first time, and not named by the dialogue.
         reward: its total reward.
         terms: its value under each term of the reward, with weights.
-        confidence: mean log-probability of its tokens under the policy that drew it, if the recipe asks for it.
+        score: what the recipe's judge says: the mean log-probability of its tokens under the policy that drew it, or
+            the number of lists that a teacher places below it; 0 without a judge.
     """
 
     ids: list[int]
@@ -80,7 +81,7 @@ class Listed:
     hits: list[bool]
     reward: float
     terms: tuple[float, ...] = ()
-    confidence: float = 0.0
+    score: float = 0.0
 
 
 Written = list[str]

@@ -9,7 +9,7 @@ Facts:
 - demonstrations: whether it always needs the prompt's demonstration;
 - follows: whether `algorithm.chosen` has an effect;
 - draws: how many drawn lists a tuple takes: a whole "pair", the "rejected" ones, or "one";
-- confidence: whether it reads the policy's confidence in drawn lists.
+- judge: who scores drawn lists beside the reward: "none", the "policy" that drew them, or a "teacher".
 
 Recipes that write lists use the ground truth of training prompts only. Nothing that they write counts as drawn.
 """
@@ -25,10 +25,10 @@ from rlbench.objective.pieces import Place
 from rlbench.preference.inputs import Listed, PromptLists, Tuple, Written
 from rlbench.preference.tuples import below, best_and_worst
 
-recipes = Place("pairs", ("pairs", "demonstrations", "follows", "draws", "confidence"))
+recipes = Place("pairs", ("pairs", "demonstrations", "follows", "draws", "judge"))
 
 
-@recipes.piece(pairs=1, demonstrations=False, follows=True, draws="pair", confidence=False)
+@recipes.piece(pairs=1, demonstrations=False, follows=True, draws="pair", judge="none")
 def ranked(prompt: PromptLists) -> list[Tuple]:
     """The k-th best drawn list by the reward against the k-th worst ones; or, with `chosen: demonstration`, the
     demonstration against drawn lists of a lower reward."""
@@ -60,7 +60,7 @@ ERRORS = ("outside", "duplicate", "seen")
 """Kinds of errors that `amplified` makes."""
 
 
-@recipes.piece(pairs=1, demonstrations=False, follows=True, draws="one", confidence=False)
+@recipes.piece(pairs=1, demonstrations=False, follows=True, draws="one", judge="none")
 def amplified(
     prompt: PromptLists, *, kind: Literal["all", "outside", "duplicate", "seen"] = "all", errors: PositiveInt = 2
 ) -> list[Tuple]:
@@ -112,7 +112,7 @@ def _unknown(prompt: PromptLists, line: str) -> str:
     return f"{found} ({year}" if year else found
 
 
-@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="rejected", confidence=False)
+@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="rejected", judge="none")
 def corrected(prompt: PromptLists, *, fixes: PositiveInt = 3) -> list[Tuple]:
     """A corrected copy of a drawn list against the list itself (MedCritical, arXiv 2509.23368).
 
@@ -147,7 +147,7 @@ def _correction(prompt: PromptLists, attempt: Listed, fixes: int) -> Written:
     ]
 
 
-@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="rejected", confidence=False)
+@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="rejected", judge="none")
 def reactions(prompt: PromptLists) -> list[Tuple]:
     """A drawn list as its user's reaction rewrites it, against the list itself (RLHI, arXiv 2509.25137).
 
@@ -179,7 +179,7 @@ def _rewritten(prompt: PromptLists, shown: Listed) -> Written:
     return [shown.lines[place] for place in kept]
 
 
-@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="pair", confidence=False)
+@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="pair", judge="none")
 def implicit(prompt: PromptLists) -> list[Tuple]:
     """The best drawn list against the worst, by agreement with what the user wrote (PUGC, arXiv 2506.04463).
 
@@ -203,7 +203,7 @@ WORDS = ("a great choice", "one of the very best", "you will love it", "a true c
 """What `counterfactual` adds to entries."""
 
 
-@recipes.piece(pairs=1, demonstrations=False, follows=True, draws="pair", confidence=False)
+@recipes.piece(pairs=1, demonstrations=False, follows=True, draws="pair", judge="none")
 def counterfactual(
     prompt: PromptLists, *, bias: Literal["words", "entries", "popular"] = "words", strength: PositiveInt = 3
 ) -> list[Tuple]:
@@ -246,14 +246,14 @@ def _biased(prompt: PromptLists, best: Listed, bias: str, strength: int) -> Writ
     return lines
 
 
-@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="pair", confidence=False)
+@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="pair", judge="none")
 def by_term(prompt: PromptLists) -> list[Tuple]:
     """As `ranked` by one term of the reward, in each round the next: one objective after the other (for OrthAlign)."""
     terms = len(prompt.drawn[0].terms)
     return _by(prompt, [one.terms[prompt.round % terms] for one in prompt.drawn])
 
 
-@recipes.piece(pairs=2, demonstrations=True, follows=False, draws="pair", confidence=False)
+@recipes.piece(pairs=2, demonstrations=True, follows=False, draws="pair", judge="none")
 def offline_online(prompt: PromptLists, *, errors: PositiveInt = 3) -> list[Tuple]:
     """An offline pair and an online pair (for MetaAPO): the demonstration against a copy with errors, which no policy
     has drawn, and then the best drawn list against the worst.
@@ -272,7 +272,7 @@ def offline_online(prompt: PromptLists, *, errors: PositiveInt = 3) -> list[Tupl
     ]
 
 
-@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="pair", confidence=True)
+@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="pair", judge="policy")
 def judged(prompt: PromptLists, *, by: Literal["likelihood", "reward"] = "likelihood") -> list[Tuple]:
     """The best drawn list against the worst, by the feedback of a judge that is a model (RLAIF+DPO, arXiv 2510.20059).
 
@@ -283,5 +283,23 @@ def judged(prompt: PromptLists, *, by: Literal["likelihood", "reward"] = "likeli
     Args:
         by: the judge.
     """
-    scores = [one.confidence if by == "likelihood" else one.reward for one in prompt.drawn]
+    scores = [one.score if by == "likelihood" else one.reward for one in prompt.drawn]
     return _by(prompt, scores)
+
+
+@recipes.piece(pairs=1, demonstrations=False, follows=False, draws="pair", judge="teacher")
+def feedback(
+    prompt: PromptLists, *, endpoint: str = "", model: str = "", local: str = "", key_env: str = "OPENAI_API_KEY"
+) -> list[Tuple]:
+    """The best drawn list against the worst, in the order of a teacher (RLAIF+DPO, arXiv 2510.20059).
+
+    The teacher reads the conversation and all drawn lists, and orders them. A prompt without an order gives no tuple.
+    Inspired by the abstract.
+
+    Args:
+        endpoint: URL of an OpenAI-compatible endpoint, with `model`.
+        model: the endpoint's model.
+        local: a model's folder or hub id instead.
+        key_env: environment variable with the endpoint's key; without it no key is sent.
+    """
+    return _by(prompt, [one.score for one in prompt.drawn])

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -113,13 +114,11 @@ class Lists:
                 sampled=True,
                 progress=tell,
             )
-        confidences: list[float] = []
-        if recipes[self.method.pairs].facts["confidence"]:
-            with ledger.phase("reference"):
-                confidences = self._confidences(policy, mine, [completion.ids for completion in completions])
+        with ledger.phase("reference"):
+            said = self._judged(policy, mine, [completion.ids for completion in completions])
         with ledger.phase("reward"):
             numbers = list(prompts)[processes.index() :: processes.count()]
-            found = self._make(mine, [completion.ids for completion in completions], one.number, numbers, confidences)
+            found = self._make(mine, [completion.ids for completion in completions], one.number, numbers, said)
             _, found[1].operations = spent(policy, completions, group)
         gathered = processes.gather(found)
         # In the order of the prompts, whatever the number of processes.
@@ -141,7 +140,7 @@ class Lists:
         ids: list[list[int]],
         number: int = 0,
         prompts: Sequence[int] = (),
-        confidences: Sequence[float] = (),
+        said: Sequence[float] = (),
     ) -> tuple[list[list[Preference]], Drawn]:
         """The tuples of each record from its adjacent lists, and sums of what was measured.
 
@@ -150,14 +149,14 @@ class Lists:
             ids: tokens of the lists.
             number: the round.
             prompts: numbers of the prompts, counted over all rounds, for random numbers.
-            confidences: of the lists, if the recipe reads them.
+            said: the judge's scores of the lists; empty without a judge.
         """
         group, tokenizer = self.config.trainer.rl.group_size, self.scorer.reader.tokenizer
         if not records:
             return [], Drawn()
         listed = self._listed(ids, [record for record in records for _ in range(group)])
-        if confidences:
-            listed = [replace(one, confidence=value) for one, value in zip(listed, confidences, strict=True)]
+        if said:
+            listed = [replace(one, score=value) for one, value in zip(listed, said, strict=True)]
         totals = [one.reward for one in listed]
         drawn = Drawn(len(records), len(ids), sum(map(len, ids)), sums=self._measured(ids, totals))
         demonstrated = self._demonstrations(records) if chooses_demonstrations(self.method) else [None] * len(records)
@@ -185,6 +184,26 @@ class Lists:
         drawn.without_tuple = sum(not of_prompt for of_prompt in tuples)
         drawn.written = sum(not isinstance(one, Listed) for of_prompt in made for lists in of_prompt for one in lists)
         return tuples, drawn
+
+    def _judged(self, policy: PreTrainedModel, records: Sequence[Record], ids: Sequence[list[int]]) -> list[float]:
+        """What the recipe's judge says of each list; empty without a judge."""
+        piece, group = recipes[self.method.pairs], self.config.trainer.rl.group_size
+        if piece.facts["judge"] == "policy":
+            return self._confidences(policy, records, ids)
+        if piece.facts["judge"] == "none" or not records:
+            return []
+        from rlbench.training.teacher_judge import ask_for_scores  # loads what asks a teacher
+
+        texts = self.scorer.reader.decode(ids)
+        options = {name: option.default for name, option in piece.options.items()}
+        scores = ask_for_scores(
+            records,
+            [texts[row * group : (row + 1) * group] for row in range(len(records))],
+            options | self.method.options.get(self.method.pairs, {}),
+            Path(self.config.cache_dir) / "teacher.sqlite",
+            self.config.runtime.device,
+        )
+        return [value for of_record in scores for value in of_record]
 
     @torch.no_grad()
     def _confidences(self, policy: PreTrainedModel, records: Sequence[Record], ids: Sequence[list[int]]) -> list[float]:
