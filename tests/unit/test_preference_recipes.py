@@ -201,7 +201,8 @@ def test_what_is_refused():
     assert "use algorithm.negatives=1" in problem("algorithm=rpo", "algorithm.negatives=3")
     assert "use algorithm.negatives=1" in problem("algorithm=meta_apo", "algorithm.negatives=3")
     assert "use algorithm.chosen=sampled" in problem("algorithm=pugc", "algorithm.chosen=demonstration")
-    assert "strategy=ddp" in problem("algorithm=mnpo", "trainer=fsdp2")
+    (said,) = check_config(composed("algorithm=mnpo", "trainer=fsdp2"), 2)
+    assert "use trainer.parallel.strategy=ddp" in said
     assert "use algorithm.sft_share=0" in problem("algorithm=orth_align", "algorithm.sft_share=0.5")
     few = ["trainer.rl.completions_per_update=2", "trainer.rl.micro_batch_size=2", "trainer.rl.group_size=1"]
     assert "gives too few lists" in problem("algorithm=dpo", *few)
