@@ -54,7 +54,12 @@ def loss_inputs(seed: int = 0) -> LossInputs:
             "demonstration_ref_logps": uniform(-2.0, -0.05, 3, 5),
             "segment": (unit_ids == units.other).long() * 2,
         },
-        course=Course(update=1, carried={"siren/anchor": 0.4}),
+        course=Course(
+            update=1,
+            carried={"siren/anchor": 0.4, "adversarial/texts": 0.0, "adversarial/update": 1.0}
+            | {f"adversarial/slope/{k}": 0.0 for k in range(3)}
+            | {f"adversarial/weight/{k}": weight for k, weight in enumerate((0.4, 0.7, -0.3))},
+        ),
     )
 
 

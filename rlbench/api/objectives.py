@@ -29,7 +29,7 @@ from rlbench.running.cli import config_of
 WITHOUT_RANKS = {
     "ratio": ("token", "sequence", "product", "sequence_token", "none"),
     "aggregation": ("sequence_mean", "token_mean", "global_token_mean", "constant", "sequence_sum"),
-    "regularisers": ("entropy_bonus", "siren", "sft", "unlearn", "ntp", "calibration"),
+    "regularisers": ("entropy_bonus", "siren", "sft", "unlearn", "adversarial", "ntp", "calibration"),
 }
 """Pieces that read no unit of a token, by place."""
 TERM = "given"

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from rlbench.config.options import NonNegative, Share
-from rlbench.objective.inputs import LossInputs
+from rlbench.config.options import NonNegative, Positive, Share
+from rlbench.objective.inputs import Course, LossInputs
 from rlbench.objective.pieces import Start, estimators, kl_scales, regularisers
 from rlbench.objective.ratios import on_tokens
 from rlbench.objective.units import masked_mean, scatter_mean, unit_sizes
@@ -167,6 +167,55 @@ def unlearn(inputs: LossInputs) -> torch.Tensor:
     )
     losses = torch.nn.functional.softplus(moved)
     return on_tokens(losses, mask).sum() / mask.sum().clamp(min=1)
+
+
+@regularisers.piece(needs=("demonstrations",))
+def adversarial(inputs: LossInputs, *, rate: Positive = 0.1) -> torch.Tensor:
+    """Minus the mean over completions of log(2 D) mean log pi, D a discriminator's chance that a text is a
+    demonstration (UniAPL's adversarial term, arXiv 2509.25148; inspired by: its form and weight are not published).
+
+    The paper's discriminator is a large fixed model. Ours is a logistic regression on two numbers of a text: the mean
+    log-probability of its tokens, and the logarithm of their number. It starts at D = 1/2, where the term has no
+    gradient. After each update it makes one step with the texts of that update, of all processes.
+
+    Args:
+        rate: size of the discriminator's step.
+    """
+    course, mask = inputs.course, inputs.extras["demonstration_mask"]
+    weights = _discriminator(course, rate).to(inputs.logps)
+    mean_logps = masked_mean(on_tokens(inputs.logps, inputs.mask), inputs.mask)
+    of_lists = _of_texts(mean_logps, inputs.mask)
+    demonstrations = masked_mean(on_tokens(inputs.extras["demonstration_logps"], mask), mask)
+    of_demonstrations = _of_texts(demonstrations, mask)
+    chances = torch.nn.functional.logsigmoid(of_lists @ weights)
+    wrong = [torch.sigmoid(of_lists @ weights), torch.sigmoid(of_demonstrations @ weights) - 1]
+    slopes = torch.cat([wrong[0][:, None] * of_lists, wrong[1][:, None] * of_demonstrations])
+    for k, column in enumerate(slopes.unbind(dim=1)):
+        found = course.gather(column)
+        course.carried[f"adversarial/slope/{k}"] += found.double().sum().item()
+    course.carried["adversarial/texts"] += len(found)
+    return -((chances + math.log(2)) * mean_logps).mean()
+
+
+def _discriminator(course: Course, rate: float) -> torch.Tensor:
+    """(3,) weights of the discriminator, after a step if an update has ended since the last call."""
+    carried, of_texts = course.carried, range(3)
+    if "adversarial/update" not in carried:
+        carried |= {f"adversarial/{part}/{k}": 0.0 for part in ("weight", "slope") for k in of_texts}
+        carried |= {"adversarial/texts": 0.0, "adversarial/update": float(course.update)}
+    if carried["adversarial/update"] < course.update:
+        step = rate / max(carried["adversarial/texts"], 1.0)
+        for k in of_texts:
+            carried[f"adversarial/weight/{k}"] -= step * carried[f"adversarial/slope/{k}"]
+            carried[f"adversarial/slope/{k}"] = 0.0
+        carried |= {"adversarial/texts": 0.0, "adversarial/update": float(course.update)}
+    return torch.tensor([carried[f"adversarial/weight/{k}"] for k in of_texts])
+
+
+def _of_texts(mean_logps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, 3) what the discriminator reads: 1, the mean log-probability of the tokens, the logarithm of their number."""
+    means = mean_logps.detach()
+    return torch.stack([torch.ones_like(means), means, mask.sum(1).clamp(min=1).to(means).log()], dim=1)
 
 
 @regularisers.piece(leaves_out=True)

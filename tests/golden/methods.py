@@ -35,6 +35,8 @@ ANCHOR = 0.6
 """SIREN's entropy at the first update."""
 USUAL = {"effective_rank": 1.7, "rank_velocity": 0.4, "rank_acceleration": -0.6}
 """VERL's running means before this update."""
+DISCRIMINATOR = (0.4, 0.7, -0.3)
+"""Weights of UniAPL's discriminator."""
 VALUES = {"a": (2.4, 3.0), "b": (1.0, 4.0)}
 """SPO's weighted sum and number of earlier returns of two prompts; the third is new."""
 
@@ -493,6 +495,19 @@ def hipo(b: Batch) -> Loss:
         return ppo(w(b, pi, i, t), advantage, 0.2, 0.26) - 0.001 * k3(b, pi, i, t)
 
     return over_lists(b, of_token)
+
+
+@method
+def uniapl_adversarial(b: Batch) -> Loss:
+    """L_GRPO + .1 L_SFT - .1 mean sg(log 2 D) mean log pi, D = sigmoid(w (1, mean log pi, log |y|)) (ours)."""
+    both = uniapl(b)
+
+    def reward(i):
+        x = (1.0, mean(b.pi.lp[i]), math.log(len(b.pi.lp[i])))
+        return math.log(2 / (1 + math.exp(-sum(a * c for a, c in zip(DISCRIMINATOR, x, strict=True)))))
+
+    r = [reward(i) for i in b.lists]
+    return lambda pi: both(pi) - 0.1 * mean(r[i] * mean(pi.lp[i]) for i in b.lists)
 
 
 def effective_rank(states: Sequence[tuple[float, float]]) -> float:

@@ -22,7 +22,22 @@ from rlbench.rewards.batch import FEATURES, RewardBatch
 from rlbench.rewards.terms import TERMS
 from rlbench.running.cli import CONF, methods
 from tests.conftest import composed
-from tests.golden.methods import ANCHOR, FILE, L_MAX, METHODS, STEP, TOKENS, USUAL, VALUES, Batch, G, N, drawn, row
+from tests.golden.methods import (
+    ANCHOR,
+    DISCRIMINATOR,
+    FILE,
+    L_MAX,
+    METHODS,
+    STEP,
+    TOKENS,
+    USUAL,
+    VALUES,
+    Batch,
+    G,
+    N,
+    drawn,
+    row,
+)
 
 NAMES = methods(POLICY_OPTIMISATION)
 GOLDEN = json.loads(FILE.read_text(encoding="utf-8"))
@@ -150,7 +165,12 @@ class Case:
             unit_ids=self.units.unit_ids,
             mask=mask,
             units=self.objective.units,
-            course=Course(update=1, carried={"siren/anchor": ANCHOR}),
+            course=Course(
+                update=1,
+                carried={"siren/anchor": ANCHOR, "adversarial/texts": 0.0, "adversarial/update": 1.0}
+                | {f"adversarial/slope/{k}": 0.0 for k in range(3)}
+                | {f"adversarial/weight/{k}": weight for k, weight in enumerate(DISCRIMINATOR)},
+            ),
             extras={
                 "entropy": pi["entropy"],
                 "top_p_entropy": pi["top_p_entropy"],
@@ -269,6 +289,7 @@ SILENT = {
     ("grpo_passk", "low"): "no advantage is negative",
     ("tawin", "temperature"): "two places are equally near to the anchor, and share what the window leaves",
     ("hipo", "omega"): "no two modes are as near as this",
+    ("uniapl_adversarial", "rate"): "a matter of the next update",
     ("spo", "forget"): "a matter of the next update",
     ("verl_erank", "ema"): "a matter of the next update",
 }

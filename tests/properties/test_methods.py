@@ -268,6 +268,12 @@ IDENTITIES = {
     ),
     "E2C without weights is GRPO": (["e2c", "options.plan_weights.plan=1.0"], ["grpo"], as_it_is, 1e-12),
     "FARL that forgets nothing is GRPO": (["farl", "regularisers.unlearn=0.0"], ["grpo"], as_it_is, 1e-12),
+    "UniAPL without a discriminator is UniAPL of RL and SFT": (
+        ["uniapl_adversarial", "regularisers.adversarial=0.0"],
+        ["uniapl"],
+        as_it_is,
+        1e-12,
+    ),
     "HiPO of one mode is GRPO": (["hipo"], ["grpo"], of_one_mode, 1e-12),
     "on policy DRO is REINFORCE over tokens": (["dro"], ["reinforce", "aggregation=token_mean"], on_policy, 1e-12),
     "GSPO-token is GSPO": (["gspo_token"], ["gspo"], as_it_is, 1e-12),

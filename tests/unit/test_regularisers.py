@@ -141,6 +141,22 @@ def slow_unlearn(s):
     return mean(-math.log(1 / (1 + math.exp(-(ref - lp)))) for lp, ref, there in each if there)
 
 
+def texts_of(s):
+    """What the discriminator reads of each completion and each demonstration."""
+    lists = [s.lp[i][:length] for i, length in enumerate(s.lengths)]
+    rows = zip(s.extras["demonstration_logps"], s.extras["demonstration_mask"], strict=True)
+    demonstrations = [[lp for lp, there in zip(*row, strict=True) if there] for row in rows]
+    return [[(1.0, mean(text), math.log(len(text))) for text in texts] for texts in (lists, demonstrations)]
+
+
+def chance(weights, x):
+    return 1 / (1 + math.exp(-sum(w * value for w, value in zip(weights, x, strict=True))))
+
+
+def slow_adversarial(s, rate):
+    return -mean(math.log(2 * chance((0.4, 0.7, -0.3), x)) * x[1] for x in texts_of(s)[0])
+
+
 def slow_ntp(s):
     return -mean(s.lp[i][t] for i, t in s.tokens() if s.extras["unused"][i][t])
 
@@ -169,6 +185,7 @@ TERMS = {
     "siren": ({"quantile": 0.7}, slow_siren),
     "sft": ({}, slow_sft),
     "unlearn": ({}, slow_unlearn),
+    "adversarial": ({"rate": 0.1}, slow_adversarial),
     "ntp": ({}, slow_ntp),
     "calibration": ({}, slow_calibration),
     "rank_calibration": ({}, slow_rank_calibration),
@@ -239,6 +256,43 @@ def test_padding_may_hold_anything(name, value):
     padding = (inputs.extras["demonstration_mask"] if name in ("sft", "unlearn") else inputs.mask) == 0
     assert not slope(dirty)[padding].any()
     assert torch.equal(entropy_mask(dirty, 0.3), entropy_mask(inputs, 0.3))
+
+
+def test_the_discriminator_learns_between_updates():
+    """One step per update, over the texts of all its micro-batches, against a loop."""
+    weights, carried = [0.0, 0.0, 0.0], {}
+    for update in range(4):
+        batches = [loss_inputs(seed) for seed in (2 * update, 2 * update + 1)]
+        for inputs in batches:
+            found = regularisers["adversarial"].function(replace(inputs, course=Course(update, carried)), rate=0.3)
+            lists, _ = texts_of(Slow(inputs))
+            expected = -mean(math.log(2 * chance(weights, x)) * x[1] for x in lists)
+            assert found.item() == pytest.approx(expected, abs=1e-12)
+            assert (found == 0) == (update == 0)
+        labelled = [(x, y) for inputs in batches for y, texts in enumerate(texts_of(Slow(inputs))) for x in texts]
+        slopes = [mean((chance(weights, x) - y) * x[k] for x, y in labelled) for k in range(3)]
+        weights = [w - 0.3 * slope for w, slope in zip(weights, slopes, strict=True)]
+
+
+def test_a_discriminator_of_two_processes_is_that_of_one():
+    inputs, alone_, together = loss_inputs(), {}, {}
+    regularisers["adversarial"].function(replace(inputs, course=Course(0, alone_)), rate=0.3)
+
+    def doubled(values):
+        return torch.cat([values, values])
+
+    regularisers["adversarial"].function(replace(inputs, course=Course(0, together, doubled)), rate=0.3)
+    assert together["adversarial/texts"] == 2 * alone_["adversarial/texts"] > 0
+    for k in range(3):
+        assert together[f"adversarial/slope/{k}"] == pytest.approx(2 * alone_[f"adversarial/slope/{k}"])
+
+
+def test_the_gradient_of_the_adversarial_term_is_that_of_a_policy_gradient():
+    inputs = loss_inputs()
+    found = gradient(lambda given: term("adversarial", given), inputs)
+    for i, (length, x) in enumerate(zip(Slow(inputs).lengths, texts_of(Slow(inputs))[0], strict=True)):
+        wanted = -math.log(2 * chance((0.4, 0.7, -0.3), x)) / length / len(found)
+        torch.testing.assert_close(found[i, :length], torch.full((length,), wanted, dtype=torch.float64))
 
 
 def test_the_entropy_bonus_is_that_of_trl():
