@@ -213,7 +213,7 @@ def removal(given: CreditInputs) -> torch.Tensor:
 @credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="hits", signed=True)
 def shapley(given: CreditInputs) -> torch.Tensor:
     """(B, N) Shapley value of rank k, where the value of a coalition of ranks is the NDCG@N of its list with the gaps
-    closed (after ShapE-GRPO, arXiv 2603.29871; inspired by: its set-level reward is another).
+    closed (after ShapE-GRPO, arXiv 2603.29871, whose set-level reward has no order; `shapley_max` is nearer).
 
     Exact in O(N^2) per list. In a random order of arrival, hit j finds m of the j - 1 ranks before it with probability
     1/j for each m = 0..j-1. A rank that is above hit j in the list but arrives later moves it down.
@@ -232,6 +232,23 @@ def shapley(given: CreditInputs) -> torch.Tensor:
         fall[j] = (drops * chance).sum()
     cost = given.hits * fall  # what each rank above hit j takes from it
     return (given.hits * own - _sum_of_later(cost)) / _ideal(given)[:, None] + given.scores[:, None]
+
+
+@credits.piece(columns=("rank",), spread=spread_rank, within=None, reads="gains")
+def shapley_max(given: CreditInputs) -> torch.Tensor:
+    """(B, N) Shapley value of rank k, where the value of a set of ranks is its largest gain (ShapE-GRPO, arXiv
+    2603.29871; after its abstract and summaries: users pick one item of a set).
+
+    A rank shares each part of its gain with all ranks that have it too: with gains r_1 <= ... <= r_N in ascending
+    order, rank i gets the sum over j <= i of (r_j - r_(j-1)) / (N - j + 1). The values of a list sum to its largest
+    gain. A hit beside other hits is worth less, and a miss nothing.
+    """
+    order = given.gains.argsort(dim=1, stable=True)
+    ascending = given.gains.gather(1, order)
+    parts = ascending.diff(dim=1, prepend=torch.zeros_like(ascending[:, :1]))
+    sharers = torch.arange(ascending.size(1), 0, -1, device=ascending.device)
+    shares = (parts / sharers).cumsum(dim=1)
+    return torch.zeros_like(shares).scatter(1, order, shares) + given.scores[:, None]
 
 
 def _discounts(n: int, like: torch.Tensor) -> torch.Tensor:

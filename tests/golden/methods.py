@@ -1013,6 +1013,26 @@ def shapley_rank(b: Batch) -> Loss:
 
 
 @method
+def shapley_max_rank(b: Batch) -> Loss:
+    """r_ik = sum over coalitions S without k of |S|! (N - |S| - 1)! / N! (max of S + k - max of S), over the ranks'
+    gains rel_k / log2(k + 1)."""
+
+    def value(i, k):
+        def best(coalition):
+            return max((b.rel(i, j) / math.log2(j + 1) for j in coalition), default=0.0)
+
+        others = [j for j in ranks() if j != k]
+        return sum(
+            math.factorial(size) * math.factorial(N - size - 1) / math.factorial(N)
+            * (best([*coalition, k]) - best(coalition))
+            for size in range(N)
+            for coalition in combinations(others, size)
+        )  # fmt: skip
+
+    return rank_grpo_loss(b, value)
+
+
+@method
 def optimal_token_baseline(b: Batch) -> Loss:
     """A_ik = r_ik - sum_j W_jk r_jk / sum_j W_jk over the lists with rank k, W_jk the sum of 1 - 2 pi + sum pi^2 over
     the tokens of ranks 1 to k; a token's ratio, a mean over ranks (arXiv 2602.07078 with ranks for tokens)."""

@@ -15,6 +15,7 @@ from rlbench.objective.credit import (
     removal,
     sequence,
     shapley,
+    shapley_max,
     spread_both,
     spread_mode,
     spread_phases,
@@ -52,6 +53,22 @@ def test_shapley_against_every_order(hits, n_truth):
     found = shapley(given(hits, n_truth))[0] - 0.25
     assert found.tolist() == pytest.approx(values, abs=1e-12)
     assert found.sum().item() == pytest.approx(worth(hits, range(n), n_truth))  # efficiency
+
+
+@pytest.mark.parametrize("gains", [[1.0], [0.5, 0.0], [1.0, 0.2, 1.0, 0.0], [0.3, 0.3, 0.3], [0.1, 0.9, 0.4, 0.9, 0.2]])
+def test_shapley_max_against_every_order(gains):
+    n = len(gains)
+    values = [0.0] * n
+    orders = list(itertools.permutations(range(n)))
+    for order in orders:
+        best = 0.0
+        for k in order:
+            values[k] += max(gains[k] - best, 0.0) / len(orders)
+            best = max(best, gains[k])
+    own = torch.tensor([gains], dtype=torch.float64)
+    found = shapley_max(CreditInputs(own, torch.tensor([0.25]), own, torch.tensor([1]), 0.0))[0] - 0.25
+    assert found.tolist() == pytest.approx(values, abs=1e-9)
+    assert found.sum().item() == pytest.approx(max(gains))
 
 
 @pytest.mark.parametrize(("hits", "n_truth"), CASES)
