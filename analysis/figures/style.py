@@ -30,7 +30,8 @@ ALGORITHMS = (
     *("f_grpo", "gopo", "grpo_passk", "gspo_token", "humanline", "kl_cov", "luspo", "max_rl", "opo"),
     *("rapo_scale", "reinforce_pp", "reinforce_pp_baseline", "removal_rank", "rlmlr", "rover", "rs_grpo"),
     *("s_dpo", "shapley_rank", "siren", "sprec", "swap_rank", "top_entropy", "topr", "uniapl", "unlikely"),
-    *("verl_erank", "vespo"),
+    *("verl_erank", "vespo", "gpg", "dro", "tawin", "swap_pool_rank", "optimal_token_baseline", "spo", "cmdp", "hipo"),
+    *("e2c", "sage", "farl", "uniapl_adversarial", "shapley_max_rank"),
 )
 REWARDS = (
     *("relevance", "log_decay", "exp_decay", "ndcg_share", "recall", "power_mean", "dcg", "novelty"),

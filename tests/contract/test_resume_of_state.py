@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,32 @@ CHANGES = {
 def test_all_of_it_matters(change, whole, resumed):
     """The test above is sensitive: another value in the checkpoint gives another policy."""
     assert not equal(weights(resumed(CHANGES[change])), weights(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["spo", "uniapl_adversarial"])
+def test_what_else_pieces_remember_is_never_lost(name, mini, start, tmp_path):
+    """Values of prompts that are drawn again, and a discriminator."""
+    two_prompts = replace(mini, splits={**mini.splits, "train": mini.splits["train"][:2]})
+    length = "+reward.terms.tokens={weight:1.0,normaliser:16.0}"
+    few = [f"trainer.rl.updates={UPDATES}", f"evaluation.every={UPDATES}", "evaluation.validation_contexts=2", length]
+
+    def config(folder: str) -> Config:
+        return composed(*SHORT, *few, f"algorithm={name}", f"runs_dir={tmp_path / folder}")
+
+    assert not check_config(config("whole"))
+    whole = train(config("whole"), start, two_prompts)
+    with pytest.raises(Stopped):
+        train(config("stopped"), start, two_prompts, StopsAt(STOP))
+    resumed = train(config("stopped"), start, two_prompts)
+    assert equal(weights(resumed), weights(whole))
+    assert resumed.read_metrics() == whole.read_metrics()
+    memories = [
+        json.loads((run.checkpoints / f"checkpoint-{step}" / RESUME_FILE).read_text())["memory"]
+        for run, step in ((whole, 4), (whole, 6), (resumed, 6))
+    ]
+    assert memories[0] != memories[1] == memories[2]
+    assert all(value != 0 for key, value in memories[1].items() if key.startswith("value_tracker"))
 
 
 # A reference that follows the policy.
