@@ -209,7 +209,7 @@ def _discriminator(course: Course, rate: float) -> torch.Tensor:
             carried[f"adversarial/weight/{k}"] -= step * carried[f"adversarial/slope/{k}"]
             carried[f"adversarial/slope/{k}"] = 0.0
         carried |= {"adversarial/texts": 0.0, "adversarial/update": float(course.update)}
-    return torch.tensor([carried[f"adversarial/weight/{k}"] for k in of_texts])
+    return torch.tensor([carried[f"adversarial/weight/{k}"] for k in of_texts], dtype=torch.float64)
 
 
 def _of_texts(mean_logps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
