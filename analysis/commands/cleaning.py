@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,8 +49,9 @@ REWARDS = ("chosen_reward", "rejected_rewards")
 """Columns of the tuples that are read."""
 
 
-def _rows(path: Path, *columns: str) -> list[dict]:
-    return parquet.read_table(path, columns=list(columns)).to_pylist()
+def _rows(path: Path, *columns: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = parquet.read_table(path, columns=list(columns)).to_pylist()
+    return rows
 
 
 def run(options: argparse.Namespace) -> int:

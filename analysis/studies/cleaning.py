@@ -3,6 +3,7 @@ arXiv 2509.23564, of which the abstract is known; judges that need no model are 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,5 +115,5 @@ def _outcome(method: str, treatment: str, pairs: Pairs, wrong: Bools, doubted: B
     )
 
 
-def _mean(values: NDArray[np.generic]) -> float:
+def _mean(values: NDArray[Any]) -> float:
     return float(values.mean()) if len(values) else float("nan")

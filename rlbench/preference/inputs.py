@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rlbench.objective.inputs import Course
 
@@ -48,7 +49,7 @@ class TupleInputs:
         return self.beta * (self.ratios[:, 0] - self.ratios[:, 1])
 
 
-def pair_strengths(chosen: Sequence[float], rejected: Sequence[Sequence[float]]) -> np.ndarray:
+def pair_strengths(chosen: Sequence[float], rejected: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     """`TupleInputs.strength` of all tuples of a round.
 
     Args:
@@ -57,7 +58,9 @@ def pair_strengths(chosen: Sequence[float], rejected: Sequence[Sequence[float]])
     """
     gaps = np.array(chosen, dtype=np.float64) - np.array([np.mean(row) for row in rejected], dtype=np.float64)
     among = np.sort(gaps)
-    return (np.searchsorted(among, gaps, "left") + np.searchsorted(among, gaps, "right")) / (2 * max(len(gaps), 1))
+    below, reached = np.searchsorted(among, gaps, "left"), np.searchsorted(among, gaps, "right")
+    shares: NDArray[np.float64] = (below + reached) / (2 * max(len(gaps), 1))
+    return shares
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class PromptLists:
     relevant: dict[int, float]
     seen: frozenset[int]
     catalogue: Sequence[str]
-    popularity: np.ndarray
+    popularity: NDArray[np.int64]
     chosen: str
     length: int
     negatives: int

@@ -159,7 +159,9 @@ class Lists:
             listed = [replace(one, score=value) for one, value in zip(listed, said, strict=True)]
         totals = [one.reward for one in listed]
         drawn = Drawn(len(records), len(ids), sum(map(len, ids)), sums=self._measured(ids, totals))
-        demonstrated = self._demonstrations(records) if chooses_demonstrations(self.method) else [None] * len(records)
+        demonstrated: Sequence[Listed | None] = [None] * len(records)
+        if chooses_demonstrations(self.method):
+            demonstrated = self._demonstrations(records)
         relevant, recipe = self._relevant(records), recipe_of(self.method)
         made = [
             recipe(
