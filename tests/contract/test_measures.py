@@ -121,10 +121,11 @@ TABLES = {
 def test_every_file_has_a_figure(tmp_path):
     assert KINDS == WRITTEN == tuple(DRAWN) == tuple(TABLES)
     for kind, columns in TABLES.items():
-        pd.DataFrame(columns).to_csv(tmp_path / f"{kind}.csv", index=False)
+        figure = DRAWN[kind](pd.DataFrame(columns))
+        assert all(ax.has_data() for ax in figure.axes)
+    pd.DataFrame(TABLES["judge"]).to_csv(tmp_path / "judge.csv", index=False)
     assert draw([str(tmp_path)]) == 0
-    for kind in KINDS:
-        assert (tmp_path / f"{kind}.png").stat().st_size > 5000
+    assert (tmp_path / "judge.png").stat().st_size > 5000 and (tmp_path / "judge.svg").is_file()
 
 
 def test_lines_of_solved_contexts():
