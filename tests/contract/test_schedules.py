@@ -170,9 +170,9 @@ def test_a_training_has_the_values_of_its_schedules(mini, start, tmp_path) -> No
 
 
 def test_supervised_updates_are_inserted_once_lists_have_become_longer(mini, start, tmp_path) -> None:
-    """schedule=annealed_sft: the term is there only in its updates, which begin when the length has risen."""
-    shape = "schedule.values.algorithm.regularisers.sft"
-    words = ["algorithm=uniapl", "schedule=annealed_sft", f"{shape}.rise=0.5", f"{shape}.length=2"]
+    """As in schedule=annealed_sft: the term is there only in its updates, which begin when the length has risen."""
+    shape = "shape:after_minimum,of:completion_length,rise:0.5,low:0.0,high:1.0,length:2"
+    words = ["algorithm=uniapl", f"+schedule.values.algorithm.regularisers.sft={{{shape}}}"]
     once = ["trainer.rl.updates=6", "trainer.rl.num_iterations=1", "evaluation.every=6"]
     config = composed(*SHORT, *words, *once)
     assert not check_config(config)

@@ -46,7 +46,7 @@ OURS = {
     ],  # comparisons of all processes
     "bnpo": ["algorithm=bnpo"],
     "replay": ["algorithm=rank_grpo", "sampler=dots_replay", "sampler.capacity=8"],  # groups of all processes
-    "attention": ["sampler=dots_attention", "sampler.capacity=8", "sampler.options.attention.references=4"],
+    "attention": ["sampler.weigh=attention", "+sampler.options.attention.references=4"],
     "hint": ["sampler=hint", "sampler.options.hint.hard=1", "sampler.keep=all", "sampler.rounds=1"],
     "critique": ["algorithm=rank_grpo", "sampler=critique", "sampler.options.critique.share=0.5"],
 }
