@@ -204,9 +204,9 @@ def test_what_is_refused():
     (said,) = check_config(composed("algorithm=mnpo", "trainer=fsdp2"), 2)
     assert "use trainer.parallel.strategy=ddp" in said
     assert "use algorithm.sft_share=0" in problem("algorithm=orth_align", "algorithm.sft_share=0.5")
-    few = ["trainer.rl.completions_per_update=2", "trainer.rl.micro_batch_size=2", "trainer.rl.group_size=1"]
-    assert "gives too few lists" in problem("algorithm=dpo", *few)
-    assert check_config(composed("algorithm=medcritical", *few)) == []
+    four = ["trainer.rl.completions_per_update=4", "trainer.rl.micro_batch_size=4", "algorithm.negatives=3"]
+    assert "gives too few lists" in problem("algorithm=dpo", "trainer.rl.group_size=2", *four)
+    assert check_config(composed("algorithm=seapo", "trainer.rl.group_size=2", *four)) == []
 
 
 def test_defaults_keep_their_hashes():
