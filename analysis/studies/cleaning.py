@@ -84,8 +84,8 @@ def clean(pairs: Pairs, wrong: Bools, share: float) -> list[Cleaned]:
     support = {name: signs * values for name, values in pairs.votes.items()}
     against = np.stack([values < 0 for values in support.values()])
     doubted = {name: _least(values, share) for name, values in support.items()}
-    doubted["vote"] = against.mean(axis=0) > 0.5
-    doubted["unanimous"] = against.all(axis=0)
+    doubted["vote"] = np.asarray(against.mean(axis=0) > 0.5)
+    doubted["unanimous"] = np.asarray(against.all(axis=0))
     doubted["reward"] = _least(signs * pairs.gaps, share)
     found = [_outcome("none", "", pairs, wrong, np.zeros(len(wrong), dtype=bool))]
     return found + [_outcome(name, how, pairs, wrong, where) for name, where in doubted.items() for how in TREATMENTS]

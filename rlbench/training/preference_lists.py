@@ -317,9 +317,9 @@ class Lists:
             judge.read([self._lines[index] for _, index, _ in possible]),
             [record.ground_truth for record in of_rows],
             [record.seen_titles for record in of_rows],
-        ).hits.any(axis=1)
+        ).hits
         relevant: list[dict[int, float]] = [{} for _ in records]
-        for (row, index, gain), hit in zip(possible, hits.tolist(), strict=True):
+        for (row, index, gain), hit in zip(possible, hits.max(axis=1).tolist(), strict=True):
             if hit:
                 relevant[row][index] = gain
         return relevant
