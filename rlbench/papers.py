@@ -8,7 +8,7 @@ from rich.console import Console
 from rlbench.base.command import command_parser, exit_code
 from rlbench.base.errors import BadInput
 from rlbench.base.program import as_started
-from rlbench.config.papers import EVIDENCE, PaperEntry, matching, read_papers
+from rlbench.config.paper_index import EVIDENCE, PaperEntry, matching, read_papers
 
 EPILOG = """examples:
   every paper:

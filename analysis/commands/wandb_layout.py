@@ -30,7 +30,7 @@ X_AXIS = "update"
 
 
 @dataclass(frozen=True)
-class Panel:
+class Pane:
     """A panel: title, and its curves or final values by their names in W&B."""
 
     title: str
@@ -43,12 +43,12 @@ class Section:
     """Panels under a heading. Only an open section is drawn at once."""
 
     title: str
-    panels: tuple[Panel, ...]
+    panels: tuple[Pane, ...]
     is_open: bool = True
 
 
 @dataclass
-class Shown:
+class Viewed:
     """What a view shows.
 
     Attributes:
@@ -89,26 +89,26 @@ View = tuple[str, str | None, str]
 """Experiment, entity or None for the account's own, and project."""
 
 
-def read_views(folder: Path, entity: str | None = None, project: str | None = None) -> dict[View, Shown]:
+def read_views(folder: Path, entity: str | None = None, project: str | None = None) -> dict[View, Viewed]:
     """Read what the runs below a folder have recorded, by the view that will show them.
 
     Raises:
         BadInput: if a run's settings or measurements cannot be read.
     """
-    views: dict[View, Shown] = {}
+    views: dict[View, Viewed] = {}
     for path in find_runs(folder):
         config = read_config(path)
         missing = [key for key in ("experiment_name", "evaluation.metric", "tracker.project") if key not in config]
         if missing:
             raise BadInput(f"{path / 'config.yaml'} has no {' and no '.join(missing)}; it is not a run's config")
         view = (config["experiment_name"], entity or config.get("tracker.entity"), project or config["tracker.project"])
-        shown = views.setdefault(view, Shown(config["evaluation.metric"]))
+        shown = views.setdefault(view, Viewed(config["evaluation.metric"]))
         shown.recorded |= {f"{row['split']}/{row['metric']}" for row in MEASUREMENTS.read(path, PUT_BACK)}
         shown.trains |= "train/reward" in shown.recorded
     return views
 
 
-def sections(shown: Shown) -> list[Section]:
+def sections(shown: Viewed) -> list[Section]:
     """Return the panels of a view, in order. Every recorded curve of training and validation has one place."""
     by_split: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for name in sorted(shown.recorded):
@@ -124,13 +124,13 @@ def sections(shown: Shown) -> list[Section]:
     made = [
         Section("Validation", _curves("validation", first, validation, lambda metric: metric.is_accuracy)),
         Section("Training", _curves("train", of_training, training, lambda metric: True)),
-        Section("Test", tuple(Panel(metric_of(name).label, (f"final/test/{name}",), is_final=True) for name in scores)),
+        Section("Test", tuple(Pane(metric_of(name).label, (f"final/test/{name}",), is_final=True) for name in scores)),
         Section("Lists", _curves("validation", validation, validation, lambda metric: not metric.is_accuracy), False),
         Section("Ranks", (*_ranks("validation", validation), *_ranks("train", training)), False),
     ]
     if shown.trains:
         speeds = [f"{kind}_{phase}" for kind in ("tokens_per_second", "mfu") for phase, _ in COMPUTING]
-        made.append(Section("Speed", tuple(Panel(metric_of(name).label, (f"speed/{name}",)) for name in speeds), False))
+        made.append(Section("Speed", tuple(Pane(metric_of(name).label, (f"speed/{name}",)) for name in speeds), False))
     return [section for section in made if section.panels]
 
 
@@ -146,16 +146,16 @@ def _in_order(names: Collection[str], catalogue: Collection[Metric]) -> Iterator
     yield from sorted(names, key=place)
 
 
-def _curves(split: str, order: list[str], names: list[str], wanted: Callable[[Metric], bool]) -> tuple[Panel, ...]:
+def _curves(split: str, order: list[str], names: list[str], wanted: Callable[[Metric], bool]) -> tuple[Pane, ...]:
     """Return a panel for each curve of a split that is recorded and wanted, without those of single ranks."""
     return tuple(
-        Panel(metric_of(name).label, (curve_name(f"{split}/{name}"),))
+        Pane(metric_of(name).label, (curve_name(f"{split}/{name}"),))
         for name in order
         if name in names and metric_of(name).k != "rank" and wanted(metric_of(name))
     )
 
 
-def _ranks(split: str, names: list[str]) -> Iterator[Panel]:
+def _ranks(split: str, names: list[str]) -> Iterator[Pane]:
     """Yield a panel for each metric of single ranks, with a curve per rank."""
     families: dict[str, list[str]] = {}
     for name in names:
@@ -164,15 +164,15 @@ def _ranks(split: str, names: list[str]) -> Iterator[Panel]:
     for stem, curves in families.items():
         entry = entry_of(f"{stem}@1")
         assert entry is not None
-        yield Panel(f"{entry.label.replace('{k}', 'k')}, {split}", tuple(curves))
+        yield Pane(f"{entry.label.replace('{k}', 'k')}, {split}", tuple(curves))
 
 
-def _workspace(experiment: str, entity: str, project: str, shown: Shown) -> "ws.Workspace":
+def _workspace(experiment: str, entity: str, project: str, shown: Viewed) -> "ws.Workspace":
     """Return W&B's view of an experiment."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    def drawn(panel: Panel) -> Any:
+    def drawn(panel: Pane) -> Any:
         if panel.is_final:
             return wr.BarPlot(title=panel.title, metrics=[wr.SummaryMetric(panel.names[0])])
         return wr.LinePlot(title=panel.title, x=X_AXIS, y=list(panel.names), title_x="Updates")
@@ -192,14 +192,14 @@ def _workspace(experiment: str, entity: str, project: str, shown: Shown) -> "ws.
     )
 
 
-def _description(experiment: str, entity: str | None, project: str, shown: Shown) -> dict[str, Any]:
+def _description(experiment: str, entity: str | None, project: str, shown: Viewed) -> dict[str, Any]:
     """Return a view as it is sent: W&B's `spec`, its name, and where it belongs."""
     view = _workspace(experiment, entity or "", project, shown)
     spec = view._to_model().spec.model_dump(mode="json", by_alias=True, exclude_none=True)  # as its `save` does
     return {"entity": entity, "project": project, "name": view.name, "spec": spec}
 
 
-def _send(views: dict[View, Shown], tell: Callable[[str], None]) -> int:
+def _send(views: dict[View, Viewed], tell: Callable[[str], None]) -> int:
     """Save views on the server. Return the command's exit code.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlbench.config.papers import PaperEntry, read_papers
+from rlbench.config.paper_index import PaperEntry, read_papers
 from rlbench.running.checks import check_values
 from rlbench.running.cli import CONF
 from rlbench.running.runner import run

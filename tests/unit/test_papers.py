@@ -5,13 +5,13 @@ import yaml
 
 from rlbench import papers as command
 from rlbench.base.errors import BadInput
-from rlbench.config.papers import INDEX, PAGE, PaperEntry, matching, read_papers, render
+from rlbench.config.paper_index import INDEX, PAGE, PaperEntry, matching, read_papers, render
 
 PAPERS = read_papers()
 
 
 def test_the_page_is_current():
-    assert PAGE.read_text(encoding="utf-8") == render(PAPERS), "stale: run python -m rlbench.config.papers"
+    assert PAGE.read_text(encoding="utf-8") == render(PAPERS), "stale: run python -m rlbench.config.paper_index"
 
 
 def test_all_papers_of_the_survey_are_there():

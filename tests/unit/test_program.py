@@ -21,7 +21,7 @@ from rlbench.base.files import write_json
 from rlbench.base.git import NO_COMMIT, code_state, git_state
 from tests.helpers import ROOT
 
-NOT_FOR_USERS = {"__main__", "metric_catalogue", "page", "trackio_process"}
+NOT_FOR_USERS = {"__main__", "metric_catalogue", "page", "paper_index", "trackio_process"}
 """Modules that developers run with `python -m`, or that the program itself starts."""
 
 

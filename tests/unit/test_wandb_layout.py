@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from analysis import wandb_layout
-from analysis.commands.wandb_layout import Shown, read_views, sections
+from analysis.commands.wandb_layout import Viewed, read_views, sections
 from rlbench.base.program import ROOT
 from rlbench.lists.metric_catalogue import EVALUATION, TRAINING
 from tests.helpers_wandb_server import wandb_server
@@ -55,7 +55,7 @@ def a_run(folder: Path, experiment: str, recorded: set[str] = RECORDED, **tracke
 
 def test_the_panels_of_a_run() -> None:
     shown = {
-        each.title: [(p.title, p.names) for p in each.panels] for each in sections(Shown("ndcg@10", RECORDED, True))
+        each.title: [(p.title, p.names) for p in each.panels] for each in sections(Viewed("ndcg@10", RECORDED, True))
     }
     assert list(shown) == ["Validation", "Training", "Test", "Lists", "Ranks", "Speed"]
     names = ("ndcg@10", "recall@5", "recall@10", "ndcg@5")  # the metric that chooses checkpoints is first
@@ -82,13 +82,13 @@ def test_every_recorded_curve_has_one_place() -> None:
         for split, catalogue in (("validation", EVALUATION), ("train", TRAINING))
         for metric in catalogue
     }
-    names = [name for each in sections(Shown("recall@5", recorded)) for panel in each.panels for name in panel.names]
+    names = [name for each in sections(Viewed("recall@5", recorded)) for panel in each.panels for name in panel.names]
     assert len(names) == len(set(names)) == len(recorded)
     assert {name.replace("_by_rank", "") for name in names} == recorded
 
 
 def test_a_run_that_has_recorded_nothing_has_no_panel() -> None:
-    assert sections(Shown("ndcg@10")) == []
+    assert sections(Viewed("ndcg@10")) == []
 
 
 def test_a_view_for_each_experiment(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_a_view_for_each_experiment(tmp_path: Path) -> None:
     a_run(tmp_path, "two", {"validation/ndcg@10"}, entity="team")
     views = read_views(tmp_path)
     assert list(views) == [("one", None, "films"), ("two", "team", "films")]
-    assert views["one", None, "films"] == Shown("ndcg@10", RECORDED, True)
-    assert views["two", "team", "films"] == Shown("ndcg@10", {"validation/ndcg@10"}, False)
+    assert views["one", None, "films"] == Viewed("ndcg@10", RECORDED, True)
+    assert views["two", "team", "films"] == Viewed("ndcg@10", {"validation/ndcg@10"}, False)
     assert list(read_views(tmp_path, "mine", "other")) == [("one", "mine", "other"), ("two", "mine", "other")]
 
 

@@ -1,6 +1,6 @@
 """The index of papers, `conf/papers.yaml`, and its page docs/papers.md.
 
-python -m rlbench.config.papers writes the page.
+python -m rlbench.config.paper_index writes the page.
 """
 
 import re
@@ -129,7 +129,7 @@ def render(papers: Sequence[PaperEntry]) -> str:
     return "\n".join(parts) + "\n"
 
 
-HEAD = """<!-- Written by python -m rlbench.config.papers from conf/papers.yaml. -->
+HEAD = """<!-- Written by python -m rlbench.config.paper_index from conf/papers.yaml. -->
 # Papers
 
 For each paper: what it contributes, the command that runs it, and what was adapted to ranked lists. {run} of the
