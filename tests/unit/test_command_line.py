@@ -104,7 +104,11 @@ def test_the_last_override_of_a_key_stays() -> None:
 
 def test_the_help_shows_which_groups_need_a_plus() -> None:
     text = help_text(groups(), in_config())
-    assert "\nalgorithm: bnpo," in text and "\n+debug=smoke\n" in text and "\n+table1=mini, redial, sweep\n" in text
+    assert (
+        "\nalgorithm: best_of_group, bnpo," in text
+        and "\n+debug=smoke\n" in text
+        and "\n+table1=mini, redial, sweep\n" in text
+    )
     assert "\ndebug" not in text and "\nexperiment: demo, mini," in text and "hydra/launcher: local, ray, slurm" in text
     assert max(map(len, text.splitlines())) <= 120
 

@@ -308,10 +308,16 @@ def test_no_method_with_its_defaults_is_refused_or_warned_of(name):
     assert refusals(config) == [] and caveats([config]) == []
 
 
-@pytest.mark.parametrize("name", groups()["reward"])
+@pytest.mark.parametrize("name", [name for name in groups()["reward"] if name != "spell"])
 def test_no_reward_is_refused_with_the_usual_methods(name):
     for algorithm in ("grpo", "rank_grpo"):
         assert refusals(command(f"algorithm={algorithm}", f"reward={name}")) == []
+
+
+def test_a_factor_of_the_whole_group_needs_a_method_that_does_not_divide_by_its_scale():
+    (said,) = refusals(command("algorithm=grpo", "reward=spell"))
+    assert "so it cancels; use algorithm.baseline=group_mean" in said
+    assert refusals(command("algorithm=dr_grpo", "reward=spell")) == []
 
 
 # What a sweep over ratio levels compares.
