@@ -11,9 +11,10 @@ import copy  # noqa: E402
 import gc  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
+from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from functools import cache  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
@@ -53,6 +54,16 @@ SMALL = [
     "runtime.threads=1",
 ]
 """Overrides for a run that takes a second or two."""
+
+
+def halves(names: Sequence[str], *, fast: int) -> list[Any]:
+    """Parameters of which every second, from place `fast` (0 or 1) on, is in the fast suite, the others in the slow.
+
+    Tests over all methods that run long share the methods: with 0 and 1, each method is in the fast half of one.
+    """
+    return [
+        pytest.param(name, marks=[] if place % 2 == fast else [pytest.mark.slow]) for place, name in enumerate(names)
+    ]
 
 
 def pytest_collection_finish() -> None:

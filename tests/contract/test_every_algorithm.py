@@ -13,7 +13,7 @@ from rlbench.rewards.scorer import ListScorer
 from rlbench.running.checks import check_config
 from rlbench.running.cli import methods
 from rlbench.training.preference_lists import Lists
-from tests.conftest import SMALL, composed
+from tests.conftest import SMALL, composed, halves
 from tests.helpers_training import load, make_preference_trainer, make_trainer
 
 UPDATES = 4
@@ -47,7 +47,7 @@ class DrawnHits(ListScorer):
         return totals
 
 
-@pytest.mark.parametrize("name", methods(POLICY_OPTIMISATION))
+@pytest.mark.parametrize("name", halves(methods(POLICY_OPTIMISATION), fast=0))
 def test_trains(name, mini, tiny_folder, tmp_path):
     config = composed(*SMALL, f"algorithm={name}", *SHORT)
     of_hits = credits[config.algorithm.credit].facts["reads"] == "hits"

@@ -62,12 +62,13 @@ UNDIVIDED = [
     ("top_entropy", "accumulation_1"),
     ("spo", "accumulation_1"),
     ("cmdp", "accumulation_1"),
-    ("calibration", "accumulation_1"),
-    ("ce_po", "accumulation_1"),
-    ("rival", "accumulation_1"),
-    *((name, "accumulation_4") for name in ("replay", "attention", "hint", "critique")),
 ]
 """Methods whose update is that of the whole batch."""
+MORE = [
+    *((name, "accumulation_1") for name in ("calibration", "ce_po", "rival")),
+    *((name, "accumulation_4") for name in ("replay", "attention", "hint", "critique")),
+]
+"""The same for rewards that ask the policy and for samplers, in the slow suite."""
 
 DIVIDED = ("bnpo", "accumulation_3")
 
@@ -90,9 +91,20 @@ def together(tiny_folder, tmp_path_factory):
         config = laid_out(configs[case], **LAYOUTS[layout])
         jobs["ours", case, layout] = Job(config)
         jobs["theirs", case, layout] = Job(config, CASES[case][1])
-    for name, layout in [*UNDIVIDED, DIVIDED]:
-        jobs["hashed", name, layout] = Job(laid_out(hashed_config(name), **LAYOUTS[layout]), hashed=True)
+    jobs |= hashed_jobs([*UNDIVIDED, DIVIDED])
     return on_processes(2, jobs, tiny_folder, tmp_path_factory.mktemp("together"), limit=300)
+
+
+@pytest.fixture(scope="module")
+def more_together(tiny_folder, tmp_path_factory):
+    return on_processes(2, hashed_jobs(MORE), tiny_folder, tmp_path_factory.mktemp("more"), limit=300)
+
+
+def hashed_jobs(wanted):
+    return {
+        ("hashed", name, layout): Job(laid_out(hashed_config(name), **LAYOUTS[layout]), hashed=True)
+        for name, layout in wanted
+    }
 
 
 @pytest.fixture
@@ -122,7 +134,16 @@ OF_ROLLOUTS = {"hits", "success", "list_length", "advantage_std", "frac_zero_var
 
 @pytest.mark.parametrize(("name", "layout"), UNDIVIDED)
 def test_two_processes_make_the_update_of_one(name, layout, together, alone):
-    two, one = together["hashed", name, layout], alone(name, layout)
+    assert_the_update_of_one(together["hashed", name, layout], alone(name, layout))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "layout"), MORE)
+def test_two_processes_make_the_update_of_one_with_more(name, layout, more_together, alone):
+    assert_the_update_of_one(more_together["hashed", name, layout], alone(name, layout))
+
+
+def assert_the_update_of_one(two, one):
     assert (one.processes, two.processes) == (1, 2)
     assert_same(two, one)
     assert two.spent == one.spent

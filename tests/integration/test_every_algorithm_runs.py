@@ -7,7 +7,7 @@ import pytest
 
 from rlbench.running.cli import groups
 from rlbench.running.runner import run
-from tests.conftest import SMALL, composed
+from tests.conftest import SMALL, composed, halves
 
 SHORT = [
     *SMALL,
@@ -26,7 +26,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("algorithm", "reward"),
-    [*((name, "relevance") for name in groups()["algorithm"]), ("grpo", "log_decay"), ("rank_grpo", "log_decay")],
+    [
+        *(pytest.param(*half.values, "relevance", marks=half.marks) for half in halves(groups()["algorithm"], fast=1)),
+        ("grpo", "log_decay"),
+        ("rank_grpo", "log_decay"),
+    ],
 )
 def test_every_algorithm_trains(folder: Path, algorithm: str, reward: str) -> None:
     places = [f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]

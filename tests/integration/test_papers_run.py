@@ -13,7 +13,7 @@ from rlbench.config.paper_index import PaperEntry, read_papers
 from rlbench.running.checks import check_values
 from rlbench.running.cli import CONF
 from rlbench.running.runner import run
-from tests.conftest import SMALL, composed
+from tests.conftest import SMALL, composed, halves
 
 # Two groups of eight, because the defaults of some structures do not divide smaller ones.
 GROUPS = ["trainer.rl.completions_per_update=16", "trainer.rl.group_size=8", "trainer.rl.micro_batch_size=16"]
@@ -21,7 +21,6 @@ DEBUG = [*SMALL, "+debug=smoke", "trainer.rl.num_iterations=2", *GROUPS]
 COMMANDS = {paper.arxiv: paper for paper in read_papers() if paper.command}
 RUNS = {arxiv: paper.arguments[1:] for arxiv, paper in COMMANDS.items() if paper.arguments[0] == "run.py"}
 OTHERS = {arxiv: paper for arxiv, paper in COMMANDS.items() if arxiv not in RUNS}
-SLOW_HALF = pytest.mark.slow
 
 
 def debug(overrides: list[str]) -> list[str]:
@@ -42,9 +41,7 @@ def test_a_command_passes_all_checks(arxiv: str) -> None:
     assert check_values(composed(*debug(RUNS[arxiv])), 1) == []
 
 
-@pytest.mark.parametrize(
-    "arxiv", [pytest.param(arxiv, marks=[SLOW_HALF] if place % 2 else []) for place, arxiv in enumerate(RUNS)]
-)
+@pytest.mark.parametrize("arxiv", halves(list(RUNS), fast=0))
 def test_a_command_trains(folder: Path, arxiv: str) -> None:
     places = [f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
     config = composed(*debug(RUNS[arxiv]), *places)
