@@ -69,6 +69,7 @@ def test_both_families_in_one_sweep():
     ]
 
 
+@pytest.mark.slow
 def test_every_kind_in_one_sweep_whatever_came_before():
     cells = [[*kind, f"seed={seed}"] for seed in (1, 2) for kind in KINDS]
     with initialize_config_dir(str(CONF), version_base="1.3"):

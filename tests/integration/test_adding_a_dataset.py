@@ -76,6 +76,7 @@ def test_from_file_to_table(folder, capsys):
     assert titles and titles <= set(catalog)
 
 
+@pytest.mark.slow
 def test_without_a_settings_file_and_the_other_checks(folder, capsys):
     _, _, _, run, check, stats, _ = commands()
     done = run_py(folder / "log2.txt", *run[1:], "stage=zero_shot", "baselines=[]", *places(folder))

@@ -51,6 +51,7 @@ def test_there_is_a_folder_for_every_table_and_figure() -> None:
 
 
 @pytest.mark.parametrize(("folder", "sweep"), SWEEPS)
+@pytest.mark.slow
 def test_every_sweep_is_valid_and_has_the_cells_its_readme_states(folder: str, sweep: str) -> None:
     cells = cells_of(folder, sweep)
     assert [problem for cell in cells for problem in check_config(cell.config)] == []

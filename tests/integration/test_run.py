@@ -267,6 +267,7 @@ def test_the_report_reads_it(finished, tmp_path, capsys):
         assert (tmp_path / name).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_the_report_goes_to_trackers(finished, tmp_path, monkeypatch):
     """Table and figures are one run of job type report, in the project of the runs."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -404,6 +405,7 @@ def test_killed_and_resumed_is_never_killed(finished):
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(spent[0]))
 
 
+@pytest.mark.slow
 def test_a_training_that_stops_early_is_done_and_named(finished, capsys):
     """The early stop is shown in STATUS, the result, the report, the status and the sweep."""
     config, _ = finished

@@ -210,6 +210,7 @@ def test_the_legend_fits_below_the_axes() -> None:
     assert legend_columns(["short"] * 5) == 5
 
 
+@pytest.mark.slow
 def test_files_are_the_same_bytes_and_hold_no_date(tmp_path: Path) -> None:
     group = sweep(tmp_path / "runs", updates=30, every=10)
     for draw in (draw_validation, draw_training):

@@ -143,6 +143,7 @@ def test_as_a_command() -> None:
     assert "0 must be at least 1" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_nothing_of_an_earlier_report_looks_like_this_one(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_file_of_another_call_is_moved_and_named(tmp_path, capsys):
     assert f"curves.png is not of this call; moved to {older / '1-curves.png'}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_file_that_the_user_made_or_changed_is_kept(runs, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()

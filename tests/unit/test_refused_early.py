@@ -120,6 +120,7 @@ def test_inspect_with_bad_values(a_run):
     assert "has no config.yaml" in refused("rlbench.inspect", str(a_run / "model"))
 
 
+@pytest.mark.slow
 def test_demonstrate_with_bad_values(tmp_path):
     command = ("rlbench.demonstrate", str(tmp_path / "lists.jsonl"), "--out", str(tmp_path / "out.jsonl"))
     assert "lists.jsonl: there is no such file" in refused(*command, "--steps", "teacher", "dataset=mini")

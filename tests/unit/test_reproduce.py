@@ -177,6 +177,7 @@ def test_what_is_not_there_is_named(arguments: list[str], said: str, capsys) -> 
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_hours_are_those_of_the_port_eight_times() -> None:
     comparison = compare("table4")
     grpo = next(e for e in comparison.entries if e.method == "grpo" and e.backbone == "Qwen2.5-0.5B")

@@ -207,6 +207,7 @@ def test_every_proposal_is_a_row_of_its_own(bench):
     assert len(noted) == 6
 
 
+@pytest.mark.slow
 def test_one_seed_of_the_sampler_gives_the_same_proposals_and_another_others(bench, tmp_path_factory):
     proposed = {}
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):

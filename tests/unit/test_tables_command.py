@@ -50,6 +50,7 @@ def test_it_writes_tables_and_figure_and_says_where(
     assert sorted(Path(line.strip()).name for line in written) == sorted([*TEXTS, *FIGURES])
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes_in_another_process(sweep: Path, tmp_path: Path) -> None:
     for seed in ("1", "2"):
         command = [sys.executable, "-m", "analysis.tables", str(sweep), "--resamples", "50"]

@@ -144,6 +144,7 @@ def smoke():
     return composed("+debug=smoke", 'dataset.line_format="{title}"')
 
 
+@pytest.mark.slow
 def test_mini_without_years(smoke):
     dataset = load_dataset(smoke.dataset)
     assert check_dataset(dataset, smoke.dataset.list_length) == []

@@ -312,6 +312,7 @@ def test_repeated_ratings_and_texts_of_films(tmp_path):
         read_texts(file)
 
 
+@pytest.mark.slow
 def test_ratings_and_films_are_read_before_anything_is_encoded_or_written(tmp_path, monkeypatch):
     """A bad ratings file used to be reported only after the candidates had been computed and written."""
     monkeypatch.setattr(demonstration, "load_encoder", None)
