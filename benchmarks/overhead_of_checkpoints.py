@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from rlbench.runs.budget import Ledger
 from rlbench.runs.completions import CompletionLog
 from rlbench.runs.directory import Run, locate
 from rlbench.tracking import NoTracker, Tracker, TrackerIdentity, make_tracker
+from rlbench.training import rl
 from rlbench.training.callbacks import Recorder
 from rlbench.training.checkpoints import BestKeeper, CheckpointWriter
 from rlbench.training.rl import TrainingData, train_rl
@@ -49,14 +51,19 @@ PROMISED = 0.05
 SFT_UPDATES = 60
 """Enough for lists to have the same form as in training."""
 
-PARTS: dict[str, list[tuple[type, str]]] = {
+PARTS: dict[str, list[tuple[type | ModuleType, str]]] = {
     "checkpoints": [
         (RankedListTrainer, "_save_checkpoint"),
         (CheckpointWriter, "on_save"),
         (CheckpointWriter, "on_step_end"),
     ],
     "best weights": [(BestKeeper, "offer")],
-    "metrics and progress": [(Recorder, "on_log"), (Recorder, "on_step_end"), (Run, "append_metrics")],
+    "metrics and progress": [
+        (Recorder, "on_log"),
+        (Recorder, "on_step_end"),
+        (Run, "append_metrics"),
+        (rl, "_check_evaluated"),  # reads the metrics, which the run without them lacks
+    ],
     "W&B offline": [(Tracker, "log")],
 }
 
