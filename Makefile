@@ -33,11 +33,10 @@ bench-full: env  ## the same with five seeds and both rewards of the paper
 	@$(BIN)/python run.py experiment=mini reward=relevance,log_decay seed=0,1,2,3,4; status=$$?; \
 	$(BIN)/python -m analysis.report runs/mini --out reports/mini && exit $$status
 
-# Processes with one thread each are faster on two cores than one process with two threads; the third works while others
-# wait for commands that they have started. Files start in the order of their folders, so that the long ones (contract,
-# integration) do not begin last.
+# Two processes with one thread each are faster on two cores than one process with two threads. Files start in the order of
+# their folders, so that the long ones (contract, integration) do not begin last.
 test: env        ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: env   ## the slow ones, about an hour
 	$(BIN)/python -m pytest -m slow
