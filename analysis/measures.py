@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 
 from analysis import command
+from rlbench.measure import KINDS
 
-KINDS = ("geometry", "token_ranks", "patterns", "solved", "judge", "transfer")
-"""Files of `rlbench.measure`, without their suffix."""
 DESCRIPTION = """\
 Draw the files of `python -m rlbench.measure RUN`: KIND.png and KIND.svg beside each KIND.csv (docs/measurements.md).
 """

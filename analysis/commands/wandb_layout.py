@@ -90,7 +90,7 @@ View = tuple[str, str | None, str]
 
 
 def read_views(folder: Path, entity: str | None = None, project: str | None = None) -> dict[View, Viewed]:
-    """Read what the runs below a folder have recorded, by the view that will show them.
+    """Return what each view has to show: the curves that the runs below a folder have recorded.
 
     Raises:
         BadInput: if a run's settings or measurements cannot be read.

@@ -25,6 +25,7 @@ from rlbench.models.generation import generation_config, shares
 from rlbench.models.loading import load_model, load_tokenizer
 from rlbench.objective import Objective
 from rlbench.objective.effective_rank import rank_features
+from rlbench.objective.forward import square_sum
 from rlbench.objective.objective import Rollout, RolloutTokens
 from rlbench.rewards.scorer import ListScorer, ScoredList
 from rlbench.runs.inputs import load
@@ -131,7 +132,7 @@ def sample_group(config: Config, folder: Path, prompt: int, group_size: int, see
     logps, entropies = all_logps.gather(2, output[:, :, None]).squeeze(2), -(all_logps.exp() * all_logps).sum(2)
     rollout = Rollout.of_tokens(
         scorer.rewards,
-        RolloutTokens(units.unit_ids, mask, logps, entropies, (2 * all_logps).logsumexp(2).exp()),
+        RolloutTokens(units.unit_ids, mask, logps, entropies, square_sum(all_logps.flatten(0, 1)).view_as(logps)),
         objective.units.count,
         rank_features(seen.hidden_states[-1][:, -output.size(1) :], units.unit_ids, objective.units),
         prompts=[record.context_id],

@@ -29,7 +29,7 @@ from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import JudgedLists
 from rlbench.models.batches import Completions
 from rlbench.models.loading import load_model, load_tokenizer
-from rlbench.rewards.reward_model import ItemPairs, RewardModel
+from rlbench.rewards.reward_model import ItemPairs, RewardModel, compared_items, title_codes
 from rlbench.runs.directory import locate
 from rlbench.runs.inputs import load
 from rlbench.runs.recorded import read_config
@@ -94,8 +94,12 @@ class Measured:
         return self.lists([record.prompt for record in self.probe.records])
 
     @cached_property
+    def texts(self) -> list[str]:
+        return self.reader.decode(self.own)
+
+    @cached_property
     def judged(self) -> JudgedLists:
-        return self.probe.judged(self.reader.decode(self.own), list(map(len, self.own)))
+        return self.probe.judged(self.texts, list(map(len, self.own)))
 
     @cached_property
     def states(self) -> torch.Tensor:
@@ -220,7 +224,7 @@ def ranks_under(base: PreTrainedModel, prompt: Sequence[int], ids: Sequence[int]
 
 def patterns(one: Measured) -> Iterator[dict[str, Any]]:
     """The share of lists with each pattern."""
-    titles = [[title for title, _ in parsed.items] for parsed in one.probe.criteria.judge.read(_texts(one))]
+    titles = [[title for title, _ in parsed.items] for parsed in one.probe.criteria.judge.read(one.texts)]
     for name, pattern in PATTERNS.items():
         share = float(pattern(one.judged, one.probe.criteria.facts, titles).mean())
         yield {"update": one.stage.update, "pattern": name, "share": share}
@@ -230,10 +234,6 @@ def solved(one: Measured) -> Iterator[dict[str, Any]]:
     """The hits of each context's list."""
     for record, hits in zip(one.probe.records, one.judged.hits.sum(axis=1), strict=True):
         yield {"update": one.stage.update, "context_id": record.context_id, "hits": int(hits)}
-
-
-def _texts(one: Measured) -> list[str]:
-    return one.reader.decode(one.own)
 
 
 def judge_staleness(probe: Probe, answers: Mapping[int, JudgedLists], steps: int) -> Iterator[dict[str, Any]]:
@@ -246,7 +246,7 @@ def judge_staleness(probe: Probe, answers: Mapping[int, JudgedLists], steps: int
     half = len(probe.records) // 2
     compared = {update: comparisons(probe, lists) for update, lists in answers.items()}
     for trained, own in compared.items():
-        judge = RewardModel(int(catalog.title_ids.max()) + 1, len(catalog), probe.config.seed)
+        judge = RewardModel.of_catalog(catalog, probe.config.seed)
         judge.learn(own[:half], steps, RATE)
         for update, others in compared.items():
             yield {"trained_at": trained, "update": update, "accuracy": judge.accuracy(others[half:])}
@@ -255,13 +255,8 @@ def judge_staleness(probe: Probe, answers: Mapping[int, JudgedLists], steps: int
 def comparisons(probe: Probe, lists: JudgedLists) -> list[ItemPairs]:
     """For each context: relevant items of the catalogue against the misses of its list."""
     catalog = probe.criteria.judge.catalog
-    found = []
-    for row, record in enumerate(probe.records):
-        better = [int(item) for item in catalog.find_all(record.ground_truth) if item >= 0]
-        worse = lists.items[row][lists.of_verdict("miss")[row]].tolist()
-        titles = [int(title) for title in catalog.find_titles(record.seen_titles) if title >= 0]
-        found.append(ItemPairs(titles, better, worse))
-    return found
+    titles = [title_codes(catalog, record.seen_titles) for record in probe.records]
+    return compared_items(lists, catalog, [record.ground_truth for record in probe.records], titles)
 
 
 def own_words(prompt: Messages) -> Messages:

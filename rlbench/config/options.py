@@ -90,6 +90,11 @@ def filled(function: Callable[..., Any], given: Mapping[str, Any]) -> Callable[.
     return partial(function, **{name: options[name].typed(value) for name, value in given.items() if name in options})
 
 
+def with_defaults(options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option by name, given or by default."""
+    return {name: option.default for name, option in options.items()} | dict(given)
+
+
 def check_options(options: Mapping[str, Option], given: Mapping[str, Any], also: tuple[str, ...] = ()) -> list[str]:
     """Return one sentence per problem with the given options, each starting with the option's name.
 

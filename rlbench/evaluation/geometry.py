@@ -5,6 +5,8 @@ A matrix has one representation a row: (n, H).
 
 import torch
 
+from rlbench.objective.effective_rank import exp_entropy
+
 SMALLEST = 1e-12
 """Eigenvalues below this share of the largest are rounding noise."""
 
@@ -14,12 +16,12 @@ def rank_me(states: torch.Tensor) -> float:
 
     States are not centred. The result lies between 1 and min(n, H).
     """
-    return _exp_entropy(torch.linalg.svdvals(states.double()))
+    return float(exp_entropy(torch.linalg.svdvals(states.double())))
 
 
 def effective_rank(states: torch.Tensor) -> float:
     """exp of the entropy of the eigenvalues of the covariance matrix, normalised to sum to 1."""
-    return _exp_entropy(spectrum(states))
+    return float(exp_entropy(spectrum(states)))
 
 
 def alpha_req(states: torch.Tensor) -> float:
@@ -40,9 +42,3 @@ def spectrum(states: torch.Tensor) -> torch.Tensor:
     """(min(n, H),) eigenvalues of the covariance matrix, the largest first."""
     centred = states.double() - states.double().mean(dim=0)
     return torch.linalg.svdvals(centred).square() / max(len(states) - 1, 1)
-
-
-def _exp_entropy(values: torch.Tensor) -> float:
-    shares = values / values.sum().clamp(min=torch.finfo(torch.float64).tiny)
-    shares = shares[shares > 0]
-    return float((-(shares * shares.log()).sum()).exp())

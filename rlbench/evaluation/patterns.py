@@ -5,10 +5,10 @@ A pattern is a function of judged lists, facts and titles that says of each of B
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from rlbench.lists.item_facts import ItemFacts
 from rlbench.lists.relevance import JudgedLists
@@ -44,7 +44,7 @@ def popular_first(lists: JudgedLists, facts: ItemFacts, titles: Titles) -> Bools
         there = np.flatnonzero(items >= 0)
         popularity = facts.popularity_percentile[items[there]]
         if len(there) >= FEWEST and len(np.unique(popularity)) > 1:
-            found[row] = np.corrcoef(_places(popularity), np.arange(len(there)))[0, 1] <= -SORTED
+            found[row] = np.corrcoef(rankdata(popularity), np.arange(len(there)))[0, 1] <= -SORTED
     return found
 
 
@@ -61,11 +61,6 @@ def too_short(lists: JudgedLists, facts: ItemFacts, titles: Titles) -> Bools:
 def too_long(lists: JudgedLists, facts: ItemFacts, titles: Titles) -> Bools:
     """Has more than N entries."""
     return np.asarray(lists.n_entries > lists.verdicts.shape[1])
-
-
-def _places(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Ranks of values from 0, ties with their mean."""
-    return np.array([((values < value).sum() + (values <= value).sum() - 1) / 2 for value in values])
 
 
 def _first_word(title: str) -> str:

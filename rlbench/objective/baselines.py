@@ -171,8 +171,7 @@ def best(group: Group) -> torch.Tensor:
     Lists that tie share the 1. Where all R are equal, none is the best, and all get 0.
     """
     highest = group.returns.masked_fill(~group.counted, -math.inf).amax(dim=1, keepdim=True)
-    lowest = group.returns.masked_fill(~group.counted, math.inf).amin(dim=1, keepdim=True)
-    ties = ((group.returns == highest) & group.counted & (highest > lowest)).to(group.returns.dtype)
+    ties = ((group.returns == highest) & group.counted & _differ(group)).to(group.returns.dtype)
     return ties / ties.sum(dim=1, keepdim=True).clamp(min=1)
 
 

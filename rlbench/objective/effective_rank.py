@@ -38,10 +38,14 @@ def effective_ranks(hidden: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         # A zero eigenvalue comes out as rounding noise of the largest. Its root would be too large to ignore.
         noise = masked.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True) * torch.finfo(torch.double).eps * length
         singular = squares.masked_fill(squares <= noise, 0.0).sqrt()
-        shares = singular / singular.sum(dim=1, keepdim=True).clamp(min=SMALLEST)
-        entropy = -(shares * shares.clamp(min=SMALLEST).log()).sum(dim=1)
-        found[:, k] = entropy.exp() * (ends[:, k] > 0)
+        found[:, k] = exp_entropy(singular) * (ends[:, k] > 0)
     return found
+
+
+def exp_entropy(values: torch.Tensor) -> torch.Tensor:
+    """exp of the entropy of values of at least 0, normalised to sum to 1 over the last dimension."""
+    shares = values / values.sum(dim=-1, keepdim=True).clamp(min=SMALLEST)
+    return (-(shares * shares.clamp(min=SMALLEST).log()).sum(dim=-1)).exp()
 
 
 def rank_features(hidden: torch.Tensor, unit_ids: torch.Tensor, units: UnitLayout) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from rlbench.config import decoding
 from rlbench.config import engines as rollouts
 from rlbench.config.schema import AlgorithmConfig, Config
-from rlbench.objective.pieces import Piece, baselines, choices, credits, regularisers, scalars, surrogates
+from rlbench.objective.pieces import OF_REFERENCE, Piece, baselines, choices, credits, regularisers, scalars, surrogates
 from rlbench.rewards.terms import TERMS
 
 Guard = Callable[[Config], str]
@@ -104,7 +104,7 @@ def sync_without_reference(config: Config) -> str:
     """A reference that follows the policy but is never used."""
     algorithm = config.policy_optimisation
     needs = {need for place, name in choices(algorithm) for need in place[name].needs}
-    compares = _surrogate(config).facts["needs_reference"] or {"divergence", "demonstration_reference"} & needs
+    compares = _surrogate(config).facts["needs_reference"] or OF_REFERENCE & needs
     if not algorithm.reference.sync_every or algorithm.kl.beta > 0 or compares:
         return ""
     return (

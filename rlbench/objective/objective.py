@@ -12,6 +12,7 @@ from rlbench.objective.credit import CreditInputs
 from rlbench.objective.inputs import Carried, Course, Group, LossInputs, Window, alone
 from rlbench.objective.outputs import first_not_finite, made_not_finite, shaped
 from rlbench.objective.pieces import (
+    OF_REFERENCE,
     Start,
     aggregations,
     baselines,
@@ -214,11 +215,7 @@ class Objective:
     def needs_reference(self) -> bool:
         """Whether the loss or a baseline compares a policy with the reference policy."""
         surrogate = surrogates[self.algorithm.surrogate]
-        return (
-            self.algorithm.kl.beta > 0
-            or surrogate.facts["needs_reference"]
-            or bool({"divergence", "demonstration_reference"} & self.needs)
-        )
+        return self.algorithm.kl.beta > 0 or surrogate.facts["needs_reference"] or bool(OF_REFERENCE & self.needs)
 
     @property
     def skips_idle(self) -> bool:

@@ -31,6 +31,8 @@ NEEDS = {
 }
 """Inputs that a piece may request beyond those of every update. It may also request every name in `scalars`, and that
 name with the prefix "old_" for its values at the rollout."""
+OF_REFERENCE = frozenset({"divergence", "demonstration_reference"})
+"""Those of `NEEDS` for which a reference policy must be there."""
 
 
 @dataclass(frozen=True)

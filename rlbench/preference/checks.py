@@ -1,7 +1,7 @@
 """Checks of a configuration of preference optimisation that need neither data nor a model."""
 
 from rlbench.base.errors import nearest
-from rlbench.config.options import Option, check_options
+from rlbench.config.options import Option, check_options, with_defaults
 from rlbench.config.schema import Config, PreferenceConfig
 
 CHOSEN = ("sampled", "demonstration")
@@ -76,7 +76,7 @@ def check_choices(method: PreferenceConfig, config: Config) -> list[str]:
             f"algorithm.update = {method.update} exchanges whole weights; use trainer.parallel.strategy=ddp"
         )
     if facts["judge"] == "teacher":
-        given = {name: option.default for name, option in options[recipe].items()} | method.options.get(recipe, {})
+        given = with_defaults(options[recipe], method.options.get(recipe, {}))
         if bool(given["local"]) == bool(given["endpoint"]) or bool(given["endpoint"]) != bool(given["model"]):
             problems.append(f"algorithm.options.{recipe} must name one judge: endpoint and model, or local")
     if method.update != "free" and method.sft_share:

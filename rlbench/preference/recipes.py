@@ -15,7 +15,7 @@ Recipes that write lists use the ground truth of training prompts only. Nothing 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -124,13 +124,18 @@ def corrected(prompt: PromptLists, *, fixes: PositiveInt = 3) -> list[Tuple]:
     Args:
         fixes: largest number of entries that a correction replaces.
     """
-    found: list[Tuple] = []
-    for k in range(min(prompt.most, len(prompt.drawn) // prompt.negatives)):
-        attempts = prompt.drawn[k * prompt.negatives : (k + 1) * prompt.negatives]
-        better = _correction(prompt, attempts[0], fixes)
-        if better != attempts[0].lines:
-            found.append([better, *attempts])
-    return found
+    return _improved(_attempts(prompt)[: prompt.most], lambda attempt: _correction(prompt, attempt, fixes))
+
+
+def _attempts(prompt: PromptLists) -> list[Sequence[Listed]]:
+    """The drawn lists in their order, as many together as a tuple rejects."""
+    n = prompt.negatives
+    return [prompt.drawn[k * n : (k + 1) * n] for k in range(len(prompt.drawn) // n)]
+
+
+def _improved(attempts: Sequence[Sequence[Listed]], rewrite: Callable[[Listed], Written]) -> list[Tuple]:
+    """The first list of each group as it is rewritten, against the group; none where nothing changes or is left."""
+    return [[better, *group] for group in attempts if (better := rewrite(group[0])) and better != group[0].lines]
 
 
 def _correction(prompt: PromptLists, attempt: Listed, fixes: int) -> Written:
@@ -156,13 +161,7 @@ def reactions(prompt: PromptLists) -> list[Tuple]:
     has named and to repeats, which go. No item is added, because a reaction names only what was shown. Lists are
     rejected in the order drawn; a list that no reaction changes gives no tuple. Inspired by the abstract.
     """
-    found: list[Tuple] = []
-    for k in range(len(prompt.drawn) // prompt.negatives):
-        attempts = prompt.drawn[k * prompt.negatives : (k + 1) * prompt.negatives]
-        better = _rewritten(prompt, attempts[0])
-        if better and better != attempts[0].lines and len(found) < prompt.most:
-            found.append([better, *attempts])
-    return found
+    return _improved(_attempts(prompt), lambda attempt: _rewritten(prompt, attempt))[: prompt.most]
 
 
 def _rewritten(prompt: PromptLists, shown: Listed) -> Written:

@@ -8,12 +8,17 @@ a list, and then over lists. Everything is in float64 on the CPU, so that result
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from rlbench.lists.item_facts import Floats
+
+if TYPE_CHECKING:
+    from rlbench.lists.catalog import Catalog
+    from rlbench.lists.entries import Item
+    from rlbench.lists.relevance import JudgedLists
 
 SIZE = 16
 """Length of the vectors."""
@@ -36,6 +41,33 @@ class ItemPairs:
     worse: Sequence[int]
 
 
+def compared_items(
+    lists: "JudgedLists", catalog: "Catalog", truths: Sequence[Sequence["Item"]], titles: Sequence[Sequence[int]]
+) -> list[ItemPairs]:
+    """For each list, the relevant items of the catalogue against its misses.
+
+    Args:
+        lists: B judged lists.
+        catalog: the items.
+        truths: relevant items of each list.
+        titles: codes of the titles that each dialogue has named (`title_codes`).
+    """
+    misses = lists.of_verdict("miss")
+    return [
+        ItemPairs(
+            titles[row],
+            [item for item in catalog.find_all(truth).tolist() if item >= 0],
+            lists.items[row][misses[row]].tolist(),
+        )
+        for row, truth in enumerate(truths)
+    ]
+
+
+def title_codes(catalog: "Catalog", seen: Sequence[str]) -> list[int]:
+    """Codes of the titles of the catalogue among these."""
+    return [code for code in catalog.find_titles(seen).tolist() if code >= 0]
+
+
 class RewardModel(torch.nn.Module):
     """The model with its optimiser.
 
@@ -54,6 +86,11 @@ class RewardModel(torch.nn.Module):
         self.of_all = torch.nn.Parameter(torch.zeros(SIZE, dtype=torch.float64))
         self.bias = torch.nn.Parameter(torch.zeros(items, dtype=torch.float64))
         self.optimiser = torch.optim.Adam(self.parameters())
+
+    @classmethod
+    def of_catalog(cls, catalog: "Catalog", seed: int) -> "RewardModel":
+        """A model for the titles and items of a catalogue."""
+        return cls(int(catalog.title_ids.max()) + 1, len(catalog), seed)
 
     def context(self, titles: Sequence[int]) -> torch.Tensor:
         """(SIZE,) the vector of a context."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rlbench.base.errors import BadInput
-from rlbench.config.options import filled
+from rlbench.config.options import filled, with_defaults
 from rlbench.config.schema import RewardConfig
 from rlbench.lists.entries import Item, ParsedText
 from rlbench.lists.item_facts import ItemFacts
@@ -18,7 +18,7 @@ from rlbench.lists.relevance import Judge, JudgedLists, Verdict
 from rlbench.models.batches import padded
 from rlbench.rewards.answers import Answers, Policy
 from rlbench.rewards.batch import FEATURES, RewardBatch
-from rlbench.rewards.reward_model import ItemPairs, RewardModel
+from rlbench.rewards.reward_model import ItemPairs, RewardModel, compared_items, title_codes
 from rlbench.rewards.success import success
 from rlbench.rewards.terms import TERMS, Term, term_options
 from rlbench.rewards.values import checked_totals, checked_values
@@ -194,9 +194,11 @@ class ListScorer:
         judged, self.lists = self.read(completion_ids, truths, seen_titles, gains)
         answers = None
         if self.policy is not None and any(TERMS[name].needs for name in self.reward.terms):
-            titles = [self._titles(of_list) for of_list in seen_titles]
+            catalog = self.judge.catalog
+            titles = [title_codes(catalog, of_list) for of_list in seen_titles]
             answers = self._answers(self.policy, prompts, completion_ids, titles)
-            self._comparisons = self._compared(judged, truths, titles)
+            if self.reward_model is not None:
+                self._comparisons = compared_items(judged, catalog, truths, titles)
         self.rewards = score(judged, self.facts, self.reward, [scored.text for scored in self.lists], answers)
         return self.rewards.totals.tolist()
 
@@ -213,25 +215,6 @@ class ListScorer:
         length = self.reader.units.list_length
         return Answers(policy, prompts, completion_ids, own, length, titles, self.reward_model)
 
-    def _titles(self, seen: Sequence[str]) -> list[int]:
-        return [code for code in self.judge.catalog.find_titles(seen).tolist() if code >= 0]
-
-    def _compared(
-        self, judged: JudgedLists, truths: Sequence[Sequence[Item]], titles: Sequence[Sequence[int]]
-    ) -> list[ItemPairs]:
-        """The relevant items of the catalogue against the misses of each list."""
-        if self.reward_model is None:
-            return []
-        misses = judged.of_verdict("miss")
-        return [
-            ItemPairs(
-                titles[row],
-                [item for item in self.judge.catalog.find_all(truth).tolist() if item >= 0],
-                judged.items[row][misses[row]].tolist(),
-            )
-            for row, truth in enumerate(truths)
-        ]
-
     def make_reward_model(self, seed: int) -> None:
         """Make the reward model, if a term needs one.
 
@@ -240,8 +223,7 @@ class ListScorer:
         """
         self._seed = seed
         if any("reward_model" in TERMS[name].needs for name in self.reward.terms if name in TERMS):
-            catalog = self.judge.catalog
-            self.reward_model = RewardModel(int(catalog.title_ids.max()) + 1, len(catalog), seed)
+            self.reward_model = RewardModel.of_catalog(self.judge.catalog, seed)
 
     def comparisons(self) -> list[ItemPairs]:
         """What the reward model may learn from the lists of the latest call; empty if there is no such model."""
@@ -255,8 +237,7 @@ class ListScorer:
             update: number of updates before the rollout.
         """
         assert self.reward_model is not None
-        options = {name: option.default for name, option in TERMS["reward_model"].options.items()}
-        options |= term_options(self.reward.terms["reward_model"])
+        options = with_defaults(TERMS["reward_model"].options, term_options(self.reward.terms["reward_model"]))
         if options["against"] == "catalogue":
             comparisons = self._against_catalogue(comparisons, update)
         self.reward_model.learn(comparisons, options["steps"], options["rate"])

@@ -380,7 +380,7 @@ def soft_overlong(lists: "JudgedLists", facts: ItemFacts, *, max_tokens: Positiv
 
 
 def of_lists_alone() -> dict[str, Term]:
-    """The terms that need nothing besides judged lists and facts."""
+    """Return the terms that read only judged lists and facts about items."""
     return {name: term for name, term in TERMS.items() if not term.needs}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlbench.base.errors import nearest
-from rlbench.config.options import Option, check_options
+from rlbench.config.options import Option, check_options, with_defaults
 from rlbench.config.schema import AlgorithmConfig, Config, MiniConfig, RolloutConfig, SamplerConfig
 from rlbench.data.record import Record
 from rlbench.objective.pieces import Place, baselines
@@ -56,8 +56,7 @@ def check_prompts(config: Config, prompts: Sequence[Record], demonstrations: Seq
             )
     piece = weights[sampler.weigh]
     if "check" in piece.facts:
-        defaults = {name: option.default for name, option in piece.options.items()}
-        options = defaults | dict(sampler.options.get(sampler.weigh, {}))
+        options = with_defaults(piece.options, sampler.options.get(sampler.weigh, {}))
         problems.append(piece.facts["check"]([record.context_id for record in prompts], **options))
     return [problem for problem in problems if problem]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +25,13 @@ class Moment:
 
     update: int
     progress: float
+
+
+def parts_of(names: Sequence[str], patterns: Sequence[str]) -> NDArray[np.int64]:
+    """(n,) place of the first pattern that matches each name; the number of patterns for none."""
+    return np.array(
+        [next((at for at, one in enumerate(patterns) if fnmatchcase(name, one)), len(patterns)) for name in names]
+    )
 
 
 class History:
@@ -52,6 +60,7 @@ class History:
         names: Callable[[], Sequence[str]] = tuple,
     ):
         self._texts, self._names = texts, names
+        self._parts: dict[tuple[str, ...], NDArray[np.int64]] = {}
         self.visits = np.zeros(prompts, dtype=np.int64)
         self.solved = np.full(prompts, np.nan)
         self.solved_sum = np.zeros(prompts)
@@ -73,6 +82,12 @@ class History:
     def names(self) -> Sequence[str]:
         """Names of the prompts."""
         return self._names()
+
+    def parts(self, patterns: tuple[str, ...]) -> NDArray[np.int64]:
+        """`parts_of` the prompts' names, found once: a sampler asks in every update."""
+        if patterns not in self._parts:
+            self._parts[patterns] = parts_of(self.names, patterns)
+        return self._parts[patterns]
 
     @property
     def mean_solved(self) -> NDArray[np.float64]:

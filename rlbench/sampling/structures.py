@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlbench.config.options import PositiveInt, Share
+from rlbench.config.options import PositiveInt, Share, with_defaults
 from rlbench.config.schema import RolloutConfig
 from rlbench.sampling.members import MODE, PLAN, Beginning, Desk, Member, TreeLevel
 from rlbench.sampling.places import structures
@@ -218,8 +218,8 @@ def _perturbation(lines: Sequence[str], catalogue: Sequence[str], random: np.ran
 def _check_expert(size: int, length: int, *, source: str, url: str, model: str, key_env: str, **_: Any) -> str:
     if source != "endpoint":
         return ""
-    if wrong := check_endpoint(url):
-        return f"rollout.options.expert.url: {wrong.removeprefix('--endpoint ')}"
+    if wrong := check_endpoint(url, "rollout.options.expert.url:", "rollout.options.expert.key_env"):
+        return wrong
     if not model:
         return "rollout.options.expert.model is missing; name the model that the endpoint shall use"
     if key_env and key_env not in os.environ:
@@ -347,9 +347,7 @@ def _groups(members: list[Member], size: int) -> list[list[Member]]:
 
 def all_options(rollout: RolloutConfig) -> dict[str, Any]:
     """Every option of a rollout's structure, given or by default."""
-    options = structures[rollout.structure].options
-    given = rollout.options.get(rollout.structure, {})
-    return {name: option.default for name, option in options.items()} | given
+    return with_defaults(structures[rollout.structure].options, rollout.options.get(rollout.structure, {}))
 
 
 def levels_of(rollout: RolloutConfig, size: int, length: int) -> tuple[TreeLevel, ...]:

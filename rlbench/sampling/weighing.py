@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlbench.base.records import Values, is_finite
 from rlbench.config.options import Positive, PositiveInt, Share
-from rlbench.sampling.history import History, Moment
+from rlbench.sampling.history import History, Moment, parts_of
 from rlbench.sampling.places import weights
 
 Weights = NDArray[np.float64]
@@ -184,13 +183,13 @@ def attention(
     references: PositiveInt = 32,
     every: PositiveInt = 10,
 ) -> Weights:
-    """exp(-|d - target| / temperature), with d by attention to reference prompts (DOTS, arXiv 2506.05316).
+    """exp(-|d - target| / temperature), d the difficulty that reference prompts predict (DOTS, arXiv 2506.05316).
 
-    d of a prompt is the mean of the references' difficulties (shares of failures), weighted by a softmax of
-    `sharpness` times the cosine of their features. Groups of the references are drawn anew every `every` updates, which
-    costs tokens. DOTS has features of a sentence encoder with a trained projection, 256 references, new ones every two
-    updates, and calibrates d. Here the features are hashed words (`rlbench.sampling.features`), so nothing is
-    downloaded, and d is not calibrated. `target_difficulty` needs no references.
+    It is the mean of the references' difficulties (shares of failures), weighted by a softmax of `sharpness` times the
+    cosine of their features. Groups of the references are drawn anew every `every` updates, which costs tokens. DOTS
+    uses a sentence encoder with a trained projection and 256 references, draws new ones every two updates, and
+    calibrates d. Here the features are hashed words (`rlbench.sampling.features`), so nothing is downloaded, and d is
+    not calibrated. `target_difficulty` needs no references.
 
     Args:
         target: the difficulty to draw.
@@ -218,7 +217,7 @@ Shares = Annotated[Mapping, Values("a mapping of patterns to numbers above 0", _
 
 
 def _no_empty_part(names: Sequence[str], *, shares: Mapping[str, float]) -> str:
-    parts = _parts(names, shares)
+    parts = parts_of(names, tuple(shares))
     empty = [pattern for place, pattern in enumerate(shares) if not (parts == place).any()]
     if empty:
         return (
@@ -226,13 +225,6 @@ def _no_empty_part(names: Sequence[str], *, shares: Mapping[str, float]) -> str:
             f"context_id matches its pattern and no earlier one; the first context_id is '{names[0]}'"
         )
     return ""
-
-
-def _parts(names: Sequence[str], shares: Mapping[str, float]) -> NDArray[np.int64]:
-    """(n,) place of the first pattern that matches each name; the number of patterns for none."""
-    return np.array(
-        [next((at for at, one in enumerate(shares) if fnmatchcase(name, one)), len(shares)) for name in names]
-    )
 
 
 @weights.piece(reads_history=True, check=_no_empty_part)
@@ -243,7 +235,7 @@ def mix(history: History, moment: Moment, *, shares: Shares) -> Weights:
         shares: share of each part by a pattern of `context_id`, such as {"reddit-*": 3, "*": 1}. A prompt belongs to
             the first pattern that matches it. Prompts that match none are left out.
     """
-    parts, found = _parts(history.names, shares), np.zeros(len(history))
+    parts, found = history.parts(tuple(shares)), np.zeros(len(history))
     for place, share in enumerate(shares.values()):
         own = parts == place
         next_ones = own & (history.visits == history.visits[own].min())

@@ -30,8 +30,14 @@ SECRET = 12
 """Fewest characters of a key that is a secret. Local servers take words such as EMPTY, which an answer may contain."""
 
 
-def check_endpoint(url: str) -> str | None:
-    """What is wrong with an endpoint's URL, or None."""
+def check_endpoint(url: str, name: str = "--endpoint", key: str = "--key-env") -> str | None:
+    """What is wrong with an endpoint's URL, or None.
+
+    Args:
+        url: the URL.
+        name: option or setting that holds it.
+        key: option or setting that names the environment variable with the key.
+    """
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname
@@ -39,11 +45,11 @@ def check_endpoint(url: str) -> str | None:
     except ValueError:
         known = None
     if not known:
-        return f"--endpoint {url} must be a URL such as https://api.openai.com/v1 or http://localhost:8000/v1"
+        return f"{name} {url} must be a URL such as https://api.openai.com/v1 or http://localhost:8000/v1"
     if parts.username or parts.password:
-        return "--endpoint must not contain a user name or password; put the key in an environment variable (--key-env)"
+        return f"{name} must not contain a user name or password; put the key in an environment variable ({key})"
     if any(word in parts.query.casefold() for word in ("key", "token", "secret")):
-        return "--endpoint must not contain a key; put it in an environment variable (--key-env)"
+        return f"{name} must not contain a key; put it in an environment variable ({key})"
     return None
 
 

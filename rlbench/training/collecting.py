@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from rlbench.config.options import filled
+from rlbench.config.options import filled, with_defaults
 from rlbench.config.schema import RolloutConfig, SamplerConfig
 from rlbench.sampling.drawing import draw
 from rlbench.sampling.history import History, Moment
@@ -426,8 +426,8 @@ class Maker:
         piece = makers[sampler.make]
         self.when: str = piece.facts["when"]
         self.make = makers.chosen(sampler.make, sampler.options)
-        defaults = {name: option.default for name, option in piece.options.items()}
-        self._wants, self._options = piece.facts["wants"], defaults | dict(sampler.options.get(sampler.make, {}))
+        self._wants = piece.facts["wants"]
+        self._options = with_defaults(piece.options, sampler.options.get(sampler.make, {}))
 
     def wants(self, solved: np.ndarray) -> np.ndarray:
         """(n,) bool: the groups from whose prompts to make new ones, by their shares of successes; for "after"."""

@@ -76,6 +76,7 @@ class Metered(Trainer):
         completion_mask: torch.Tensor,
         *,
         rollout: bool = False,
+        times: int = 1,
     ) -> None:
         """Count the operations that a pass of this process needs, each distinct prompt once.
 
@@ -86,19 +87,20 @@ class Metered(Trainer):
             prompt_mask: (B, P) 1 at tokens of the prompt.
             completion_mask: (B, T) 1 at tokens.
             rollout: whether the pass has made the completions.
+            times: number of such passes.
         """
         prompts = prompt_ids.masked_fill(prompt_mask == 0, -1)
         of_prompts, completions = (prompts >= 0).sum(1).tolist(), completion_mask.sum(1).tolist()
         distinct = (prompts.unique(dim=0) >= 0).sum(1).tolist()
         trains = torch.is_grad_enabled() and not rollout
-        operations = self.shape.completions(distinct, of_prompts, completions, trains=trains)
+        operations = times * self.shape.completions(distinct, of_prompts, completions, trains=trains)
         if rollout:
             self._uncounted["rollout"] += operations
         elif trains:
             self._uncounted["update"] += operations
         else:
             self._uncounted["reference"] += operations
-            self._unscored += sum(completions)
+            self._unscored += times * sum(completions)
 
     def _not_finite(self, mask: torch.Tensor) -> str:
         """The first part of the latest loss's computation that is not finite; "" if the trainer cannot tell."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from rlbench.base import preemption
 from rlbench.base.seeding import evaluation_stream, order, stream_seed
+from rlbench.config.options import with_defaults
 from rlbench.config.schema import Config, PreferenceConfig
 from rlbench.data.record import Record
 from rlbench.evaluation.evaluate import BatchLimit, generate, prompt_ids, spent
@@ -197,11 +198,10 @@ class Lists:
         from rlbench.training.teacher_judge import ask_for_scores  # loads what asks a teacher
 
         texts = self.scorer.reader.decode(ids)
-        options = {name: option.default for name, option in piece.options.items()}
         scores = ask_for_scores(
             records,
             [texts[row * group : (row + 1) * group] for row in range(len(records))],
-            options | self.method.options.get(self.method.pairs, {}),
+            with_defaults(piece.options, self.method.options.get(self.method.pairs, {})),
             Path(self.config.cache_dir) / "teacher.sqlite",
             self.config.runtime.device,
         )

@@ -89,7 +89,7 @@ async def _orders(questions: Sequence[Question], options: Mapping[str, Any], pat
 
 
 def _read(question: Question, answers: list[TeacherAnswer]) -> AnswerReading:
-    """The order in an answer, which must name each list once."""
+    """Read the order of the lists from an answer. It must name each list exactly once."""
     found = re.findall(r"\d+", answers[-1].text)
     if sorted(map(int, found)) != list(range(1, question.subject + 1)):
         problem = f"Answer with the numbers 1 to {question.subject}, each once, best first, separated by commas."

@@ -315,8 +315,7 @@ class RankedListTrainer(Metered, GRPOTrainer):
     def count_asked(self, batch: Completions, passes: int) -> None:
         """Count passes with a backward pass that train nothing: each as three passes of a reference."""
         with torch.no_grad():
-            for _ in range(3 * passes):
-                self._count_pass(batch.prompt_ids, batch.prompt_mask, batch.completion_mask)
+            self._count_pass(batch.prompt_ids, batch.prompt_mask, batch.completion_mask, times=3 * passes)
 
     def _plain_pass(self, model: Any, batch: Completions, wants_hidden: bool) -> TokenScores:
         """TRL's pass. Its head for the reference gives no entropies, and always gives them for the policy."""

@@ -1000,16 +1000,18 @@ def removal_rank(b: Batch) -> Loss:
 def shapley_rank(b: Batch) -> Loss:
     """r_ik = sum over coalitions S without k of |S|! (N - |S| - 1)! / N! (NDCG(S + k) - NDCG(S))."""
 
-    def value(i, k):
-        others = [j for j in ranks() if j != k]
-        return sum(
-            math.factorial(size) * math.factorial(N - size - 1) / math.factorial(N)
-            * (ndcg(b, i, sorted([*coalition, k])) - ndcg(b, i, coalition))
-            for size in range(N)
-            for coalition in combinations(others, size)
-        )  # fmt: skip
+    return rank_grpo_loss(b, lambda i, k: shapley_value(k, lambda coalition: ndcg(b, i, sorted(coalition))))
 
-    return rank_grpo_loss(b, value)
+
+def shapley_value(k: int, worth: Callable[[Sequence[int]], float]) -> float:
+    """Sum over coalitions S without k of |S|! (N - |S| - 1)! / N! (worth(S + k) - worth(S))."""
+    others = [j for j in ranks() if j != k]
+    return sum(
+        math.factorial(size) * math.factorial(N - size - 1) / math.factorial(N)
+        * (worth([*coalition, k]) - worth(coalition))
+        for size in range(N)
+        for coalition in combinations(others, size)
+    )  # fmt: skip
 
 
 @method
@@ -1021,13 +1023,7 @@ def shapley_max_rank(b: Batch) -> Loss:
         def best(coalition):
             return max((b.rel(i, j) / math.log2(j + 1) for j in coalition), default=0.0)
 
-        others = [j for j in ranks() if j != k]
-        return sum(
-            math.factorial(size) * math.factorial(N - size - 1) / math.factorial(N)
-            * (best([*coalition, k]) - best(coalition))
-            for size in range(N)
-            for coalition in combinations(others, size)
-        )  # fmt: skip
+        return shapley_value(k, best)
 
     return rank_grpo_loss(b, value)
 

@@ -1,8 +1,6 @@
 """Tables for papers: they fit the width of a template, and compile."""
 
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from analysis.render.sheet import Line, Sheet, Shown, estimate, to_latex
 from analysis.render.templates import TEMPLATES, Paper, make_paper
 from analysis.tables.__main__ import main
 from tests.helpers_analysis import write_sweep
+from tests.helpers_latex import compile_latex, needs_pdflatex
 
 CELL = estimate(Interval(0.5, 0.4, 0.6), share, bold=True, below=True)
 DOCUMENT = r"""\documentclass[%s,%s]{article}
@@ -73,14 +72,10 @@ def compiled(texts: list[str], paper: Paper, folder: Path) -> str:
         for name, points in template.tables.items()
     ]
     document = DOCUMENT % (size, columns[0], template.full, columns[1], "\n".join(letters), "\n".join(texts))
-    (folder / "paper.tex").write_text(document)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=60)
-    assert done.returncode == 0, done.stdout[-2000:]
-    return done.stdout
+    return compile_latex(folder, document)
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
+@needs_pdflatex
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_tables_compile_and_no_line_is_too_long(name: str, tmp_path: Path) -> None:
     for width in ("column", "full"):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from analysis.tables.profiles_figure import THRESHOLDS, draw_profiles
 from analysis.tables.select import Folder
 from analysis.tables.spec import read_spec
 from tests.helpers_analysis import queries, write_run, write_sweep
+from tests.helpers_latex import compile_latex, needs_pdflatex
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
@@ -144,16 +144,13 @@ def test_wrong_calls_end_with_2_and_write_nothing(
     assert not Path("reports").exists()
 
 
-@pytest.mark.slow  # TeX takes hundreds of megabytes and only this test needs it, so CI does not install it
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (texlive-latex-recommended)")
+@pytest.mark.slow
+@needs_pdflatex
 def test_latex_compiles(sweep: Path, tmp_path: Path) -> None:
     assert tables(sweep, "--out", tmp_path) == 0
     document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
     document += r"\input{table}\input{comparisons}\end{document}"
-    (tmp_path / "paper.tex").write_text(document)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
-    assert said.returncode == 0, said.stdout[-2000:]
+    compile_latex(tmp_path, document)
     assert "Missing character" not in (tmp_path / "paper.log").read_text(errors="replace")
 
 
