@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir  # noqa: E402
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # noqa: E402
 from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: E402
 from hydra.core.override_parser.types import Override  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
+from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
 from rlbench.config.resolving import resolve  # noqa: E402
 from rlbench.config.schema import Config  # noqa: E402
@@ -39,6 +39,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Installed packages do not change. Without this cache each run in this process reads their metadata for half a second.
 provenance.packages, versions.version = cache(provenance.packages), cache(versions.version)
+
+_load, _loaded = OmegaConf.load, {}
+
+
+def _load_once(source: Any) -> Any:
+    """What `OmegaConf.load` returns. A text is parsed once, because parsing YAML is more than half of composing."""
+    text = Path(source).read_text(encoding="utf-8") if isinstance(source, str | Path) else source.read()
+    if text not in _loaded:
+        if not isinstance(source, str | Path):
+            source.seek(0)
+        _loaded[text] = _load(source)
+    return copy.deepcopy(_loaded[text])
+
+
+OmegaConf.load = staticmethod(_load_once)
 
 SMALL = [
     "dataset.contexts={train:40,validation:6,test:6}",
