@@ -8,7 +8,7 @@ from collections.abc import Callable
 import hydra
 from omegaconf import DictConfig
 
-from rlbench.base.errors import BadInput, OutOfMemory
+from rlbench.base.errors import BadInput, OutOfMemory, Unavailable
 from rlbench.base.files import DiskFull
 from rlbench.base.preemption import Preempted, install
 from rlbench.base.program import CONF, as_started
@@ -51,7 +51,7 @@ def execute(make: Callable[[], Config]) -> None:
         leave()
     except BadInput as error:
         fail(error)
-    except (DiskFull, OutOfMemory) as error:
+    except (DiskFull, OutOfMemory, Unavailable) as error:
         print(f"rlbench: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except ProcessFailed as error:

@@ -20,6 +20,9 @@ from rlbench.lists.metric_catalogue import metric_title
 DEGENERATE = 0.5
 """Rows are named above this share of units without signal, on average over training."""
 
+SILENT = 0.1
+"""Rows are named above this share of experts without an answer, on average over training."""
+
 FEW_SEEDS = 5
 
 COLLAPSED_ENTROPY = 0.1
@@ -41,6 +44,7 @@ NAMED = 4
 
 THRESHOLDS = (
     f"Units without signal (frac_zero_variance_units), mean over training: above {percent(DEGENERATE)}",
+    f"Experts without an answer (experts_silent), mean over training: above {percent(SILENT)}",
     f"Seeds: one; fewer than {FEWEST_SEEDS}; fewer than {FEW_SEEDS}",
     f"Entropy of the last {percent(END)} of training against the first: below {percent(COLLAPSED_ENTROPY)}",
     f"Entries per list on test: below {percent(SHORT_LISTS)} of N; duplicates: above {percent(MANY_DUPLICATES)}; "
@@ -93,6 +97,7 @@ def cautions(
         *_below_baseline(rows, trained, table.cutoffs[-1]),
         *_degenerate(group.measurements, trained),
         *_entropy(group.measurements, trained),
+        *_silent_experts(group.measurements, trained),
         *_lists(group, trained),
         *_gaps(problems),
         *_origin(origins, {run for row in trained for run in row.runs}),
@@ -194,10 +199,24 @@ def _means(measured: Measurements, row: Row, metric: str) -> list[tuple[float, f
     return found
 
 
-def _degenerate(measured: Measurements, trained: Sequence[Row]) -> list[Caution]:
-    found = [(row, _means(measured, row, "frac_zero_variance_units")) for row in trained]
+def _above(measured: Measurements, trained: Sequence[Row], metric: str, limit: float) -> list[tuple[Row, float]]:
+    """Rows whose mean of a metric over training is above a limit, the highest first."""
+    found = [(row, _means(measured, row, metric)) for row in trained]
     shares = [(row, float(np.mean([mean for mean, _, _ in means]))) for row, means in found if means]
-    bad = sorted(((row, value) for row, value in shares if value > DEGENERATE), key=lambda one: -one[1])
+    return sorted(((row, value) for row, value in shares if value > limit), key=lambda one: -one[1])
+
+
+def _silent_experts(measured: Measurements, trained: Sequence[Row]) -> list[Caution]:
+    bad = _above(measured, trained, "experts_silent", SILENT)
+    told = (
+        f"More than {percent(SILENT)} of the asked experts gave no list, on average over training: "
+        f"{_worst([(row, percent(value)) for row, value in bad], trained)}. Those groups are as without an expert."
+    )
+    return [Caution("Silent experts", told, True)] if bad else []
+
+
+def _degenerate(measured: Measurements, trained: Sequence[Row]) -> list[Caution]:
+    bad = _above(measured, trained, "frac_zero_variance_units", DEGENERATE)
     told = (
         f"More than {percent(DEGENERATE)} of the credited units had no signal, on average over training: "
         f"{_worst([(row, percent(value)) for row, value in bad], trained)}. All lists of a prompt had "

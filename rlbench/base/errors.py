@@ -35,6 +35,10 @@ class OutOfMemory(RuntimeError):
     """A run ran out of memory. The message says where, what was expected, and which settings to lower."""
 
 
+class Unavailable(RuntimeError):
+    """A model that a run asks does not answer any more. The message says which one, why, and how to go on."""
+
+
 def nearest_key(name: str, known: list[str]) -> str:
     """Return " Did you mean 'a.b.c'?" for the closest dotted key, or "" if none is close.
 

@@ -1,8 +1,12 @@
 """Checks of a configuration of preference optimisation that need neither data nor a model."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from rlbench.base.errors import nearest
 from rlbench.config.options import Option, check_options, with_defaults
 from rlbench.config.schema import Config, PreferenceConfig
+from rlbench.teacher.endpoint import check_endpoint
 
 CHOSEN = ("sampled", "demonstration")
 
@@ -76,15 +80,26 @@ def check_choices(method: PreferenceConfig, config: Config) -> list[str]:
             f"algorithm.update = {method.update} exchanges whole weights; use trainer.parallel.strategy=ddp"
         )
     if facts["judge"] == "teacher":
-        given = with_defaults(options[recipe], method.options.get(recipe, {}))
-        if bool(given["local"]) == bool(given["endpoint"]) or bool(given["endpoint"]) != bool(given["model"]):
-            problems.append(f"algorithm.options.{recipe} must name one judge: endpoint and model, or local")
+        problems += _of_teacher(recipe, with_defaults(options[recipe], method.options.get(recipe, {})))
     if method.update != "free" and method.sft_share:
         problems.append(
             f"algorithm.sft_share = {method.sft_share}: algorithm.update = {method.update} starts from the first "
             "comparison of a round; use algorithm.sft_share=0"
         )
     return problems + _sizes(method, config, lists_of_tuple(method), facts["draws"])
+
+
+def _of_teacher(recipe: str, given: Mapping[str, Any]) -> list[str]:
+    """Problems of the options that name a teacher: endpoint and model, or local."""
+    section = f"algorithm.options.{recipe}"
+    if bool(given["local"]) == bool(given["endpoint"] or given["model"]):
+        return [f"{section} must name one judge: endpoint and model, or local"]
+    if given["local"]:
+        return []
+    problems = [check_endpoint(given["endpoint"], f"{section}.endpoint", f"{section}.key_env")]
+    if not given["model"]:
+        problems.append(f"{section}.model is missing; name the model that the endpoint shall use")
+    return [problem for problem in problems if problem]
 
 
 def _sizes(method: PreferenceConfig, config: Config, lists: int, draws: str) -> list[str]:

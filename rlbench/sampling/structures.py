@@ -216,15 +216,17 @@ def _perturbation(lines: Sequence[str], catalogue: Sequence[str], random: np.ran
 
 
 def _check_expert(size: int, length: int, *, source: str, url: str, model: str, key_env: str, **_: Any) -> str:
+    section, given = "rollout.options.expert", {"url": url, "model": model, "key_env": key_env}
     if source != "endpoint":
-        return ""
-    if wrong := check_endpoint(url, "rollout.options.expert.url:", "rollout.options.expert.key_env"):
-        return wrong
+        unread = [f"{section}.{name} = {value}" for name, value in given.items() if value]
+        what = " and ".join(unread)
+        return f"{what}: source = {source} asks no endpoint; remove it, or use source: endpoint" if unread else ""
+    problems = [check_endpoint(url, f"{section}.url", f"{section}.key_env")]
     if not model:
-        return "rollout.options.expert.model is missing; name the model that the endpoint shall use"
+        problems.append(f"{section}.model is missing; name the model that the endpoint shall use")
     if key_env and key_env not in os.environ:
-        return f"rollout.options.expert.key_env = {key_env}: this environment variable is not set; put the key into it"
-    return ""
+        problems.append(f"{section}.key_env = {key_env}: this environment variable is not set; put the key into it")
+    return "; ".join(problem for problem in problems if problem)
 
 
 @structures.piece(check=_check_expert, levels=_no_levels, held=False)

@@ -138,6 +138,7 @@ class AskSettings:
         answer_tokens: expected tokens of an answer, until answers have come.
         prices: for the cost.
         max_cost: the job ends when its requests have cost so much; None for no limit.
+        failures: the job ends after this number of requests in a row that got no answer.
     """
 
     sampling: Body
@@ -148,6 +149,7 @@ class AskSettings:
     answer_tokens: int = 300
     prices: Prices = field(default_factory=Prices)
     max_cost: float | None = None
+    failures: int = FAILURES_IN_A_ROW
 
 
 @dataclass
@@ -194,9 +196,8 @@ class Asking:
 
         The first SIGINT or SIGTERM lets open requests end and sends no further one. A second SIGINT ends at once.
         """
-        waiting = iter(questions)
         loop = asyncio.get_running_loop()
-        workers = [asyncio.ensure_future(self._work(waiting)) for _ in range(self.settings.concurrency)]
+        workers = self._workers(questions)
 
         def interrupted(name: str) -> None:
             if self.outcome.stopped and name == "SIGINT":
@@ -217,6 +218,15 @@ class Asking:
             for number in handled:
                 loop.remove_signal_handler(number)
         return self.outcome
+
+    async def ask(self, questions: Iterable[Question]) -> AskOutcome:
+        """The same as `run`, but signals stay as they are. For a few questions within other work."""
+        await asyncio.gather(*self._workers(questions))
+        return self.outcome
+
+    def _workers(self, questions: Iterable[Question]) -> list[asyncio.Future[None]]:
+        waiting = iter(questions)
+        return [asyncio.ensure_future(self._work(waiting)) for _ in range(self.settings.concurrency)]
 
     async def _work(self, waiting: Iterator[Question]) -> None:
         for question in waiting:
@@ -243,7 +253,7 @@ class Asking:
             except NoAnswer as problem:
                 self._fail(question, problem.kind, problem.words, answers)
                 self._in_a_row += 1
-                if self._in_a_row >= FAILURES_IN_A_ROW:
+                if self._in_a_row >= self.settings.failures:
                     raise AskingStopped(
                         f"{self._in_a_row} requests in a row got no answer; the last: {problem.words}"
                     ) from None

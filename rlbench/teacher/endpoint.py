@@ -38,6 +38,9 @@ def check_endpoint(url: str, name: str = "--endpoint", key: str = "--key-env") -
         name: option or setting that holds it.
         key: option or setting that names the environment variable with the key.
     """
+    examples = "https://api.openai.com/v1 or http://localhost:8000/v1"
+    if not url.strip():
+        return f"{name} is missing; give the URL of an endpoint, such as {examples}"
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname
@@ -45,7 +48,7 @@ def check_endpoint(url: str, name: str = "--endpoint", key: str = "--key-env") -
     except ValueError:
         known = None
     if not known:
-        return f"{name} {url} must be a URL such as https://api.openai.com/v1 or http://localhost:8000/v1"
+        return f"{name}{' ' if name.startswith('-') else ' = '}{url} must be a URL such as {examples}"
     if parts.username or parts.password:
         return f"{name} must not contain a user name or password; put the key in an environment variable ({key})"
     if any(word in parts.query.casefold() for word in ("key", "token", "secret")):
@@ -61,18 +64,19 @@ class Endpoint:
         key: sent as a bearer token; None for none. It is removed from every text that comes back.
         timeout: seconds for one request, from its start to the last byte of its answer.
         connections: maximum number of open connections.
+        key_setting: option or setting that names the environment variable with the key, for messages.
 
     Raises:
         BadInput: httpx is not installed.
     """
 
-    def __init__(self, url: str, key: str | None, timeout: float, connections: int):
+    def __init__(self, url: str, key: str | None, timeout: float, connections: int, *, key_setting: str = "--key-env"):
         if importlib.util.find_spec("httpx") is None:
             raise BadInput(f"asking an endpoint needs httpx, which is not installed; run {install('stage1')}")
         parts = urlsplit(url)
         path = parts.path.rstrip("/").removesuffix(PATH) + PATH
         self.url = urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
-        self._key, self.timeout, self.connections = key, timeout, connections
+        self._key, self.timeout, self.connections, self.key_setting = key, timeout, connections, key_setting
         self._client: httpx.AsyncClient | None = None
 
     def _open(self) -> "httpx.AsyncClient":
@@ -128,7 +132,7 @@ class Endpoint:
         said = " ".join(text.split())[:LONGEST_SHOWN]
         words = f"{self.url} answered {status}: {said}"
         if status in HOPELESS or (status == 429 and NO_CREDIT in text):
-            advice = " Set the key in the variable that --key-env names." if status in (401, 403) else ""
+            advice = f" Set the key in the variable that {self.key_setting} names." if status in (401, 403) else ""
             return AskingStopped(words + advice)
         if status in AGAIN:
             return TryAgain(f"HTTP {status}", words, retry_after(after))

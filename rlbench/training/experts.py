@@ -1,24 +1,35 @@
 """Experts whose lists `rollout=expert` puts into groups: demonstrations, the oracle of `mini`, or an endpoint."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlbench.base.errors import BadInput
+from rlbench.base.errors import Unavailable
+from rlbench.base.progress import Progress
 from rlbench.config.schema import Config, MiniConfig
 from rlbench.data import mini
 from rlbench.data.record import Record
 from rlbench.lists.items import line_of
 from rlbench.sampling.structures import all_options
-from rlbench.teacher.answers import AnswerCache, AskingStopped, NoAnswer, TeacherAnswer
+from rlbench.teacher.answers import AnswerCache, Body, NoAnswer, TeacherAnswer
+from rlbench.teacher.asking import AnswerReading, Asking, AskOutcome, AskSettings, Question, Reader
 from rlbench.teacher.endpoint import Endpoint
+from rlbench.teacher.pace import Pace
+
+log = logging.getLogger(__name__)
 
 Advice = Callable[[dict[str, Any]], tuple[str, int] | None]
 """A prompt's row -> the expert's text and the tokens that were drawn for it; None if the expert does not answer."""
 SECONDS = 60.0
 """Longest time for an answer."""
+RETRIES, BACKOFF = 3, 1.0
+"""Further tries of a request that failed, and the seconds before the first of them."""
+FAILURES = 5
+"""Prompts in a row without an answer, after which the run ends."""
+URL = "rollout.options.expert.url"
 
 
 def make_advice(config: Config, demonstrations: Sequence[Record]) -> Advice | None:
@@ -53,6 +64,9 @@ def _free(text: str | None) -> tuple[str, int] | None:
 class AskedExpert:
     """An expert behind an OpenAI-compatible endpoint. Each prompt is asked once; answers are kept in a file.
 
+    A request that fails is sent again a few times. A prompt whose requests all fail has no expert's list. If that
+    happens to several prompts in a row, the endpoint is gone.
+
     Args:
         url: of the endpoint.
         model: the model's name there.
@@ -64,31 +78,75 @@ class AskedExpert:
     """
 
     def __init__(self, url: str, model: str, key_env: str, folder: Path):
-        self.url, self.model, self.key = url, model, os.environ.get(key_env) if key_env else None
+        self.url, self.model, self.key = url, model, os.environ.get(key_env, "").strip() or None
         self.cache = AnswerCache(folder / "experts.sqlite", url)
-        Endpoint(url, self.key, SECONDS, 1)  # refuses now, if it would
+        self.failures = 0
+        """Prompts in a row without an answer."""
+        self.warned = False
+        self._endpoint()  # refuses now, if it would
 
     def __call__(self, row: dict[str, Any]) -> tuple[str, int] | None:
         """The text and the tokens of the answer; None if there is none.
 
         Raises:
-            BadInput: the endpoint accepts no request.
+            Unavailable: the endpoint accepts no request, or several prompts in a row got no answer.
         """
-        body = {"model": self.model, "messages": row["prompt"], "temperature": 0}
-        answer = self.cache.get(body)
-        if answer is None:
-            try:
-                answer = asyncio.run(self._ask(body))
-                self.cache.put(body, answer)
-            except NoAnswer:
-                return None
-            except AskingStopped as error:
-                raise BadInput(f"rollout.options.expert.url = {self.url}: {error}") from error
-        return answer.text, answer.completion_tokens
+        found: list[TeacherAnswer] = []
 
-    async def _ask(self, body: dict[str, Any]) -> TeacherAnswer:
-        endpoint = Endpoint(self.url, self.key, SECONDS, 1)
+        def read(question: Question, answers: list[TeacherAnswer]) -> AnswerReading:
+            found.append(answers[-1])
+            return AnswerReading(answers[-1].text)
+
+        outcome = asyncio.run(self._ask(row, read))
+        if outcome.stopped:
+            raise Unavailable(self._ended(outcome.stopped))
+        if found:
+            self.failures = 0
+            return found[-1].text, found[-1].completion_tokens
+        self.failures += 1
+        (failure,) = outcome.failures
+        if self.failures >= FAILURES:
+            raise Unavailable(
+                self._ended(f"{self.failures} prompts in a row got no answer; the last: {failure.problem}")
+            )
+        if not self.warned:
+            self.warned = True
+            log.warning(
+                "%s = %s: no answer for the prompt %s: %s. Its group stays as it is; experts_silent counts such groups",
+                URL,
+                self.url,
+                failure.name,
+                failure.problem,
+            )
+        return None
+
+    def _ended(self, why: str) -> str:
+        return (
+            f"{URL} = {self.url}: {why}. When the endpoint answers, run the same command again, which goes on from the "
+            "last checkpoint"
+        )
+
+    def _endpoint(self) -> "_Expert":
+        return _Expert(self.url, self.key, SECONDS, 1, key_setting="rollout.options.expert.key_env")
+
+    async def _ask(self, row: dict[str, Any], read: Reader) -> AskOutcome:
+        endpoint = self._endpoint()
+        body = {"model": self.model, "temperature": 0}
+        settings = AskSettings(body, concurrency=1, retries=RETRIES, backoff=BACKOFF, reasks=0)
+        progress = Progress("expert", 1, file=None, show=False, unit="prompt")
         try:
-            return await endpoint.ask(body, "")
+            return await Asking(endpoint, self.cache, read, settings, Pace(), progress).ask(
+                [Question(row["context_id"], row["prompt"])]
+            )
         finally:
             await endpoint.close()
+
+
+class _Expert(Endpoint):
+    """An endpoint whose empty answers are failures, so that they are not kept. A refusal is an answer."""
+
+    async def ask(self, body: Body, name: str) -> TeacherAnswer:
+        answer = await super().ask(body, name)
+        if not answer.text.strip() and not answer.refusal:
+            raise NoAnswer("empty answer", f"{self.url} gave an empty answer")
+        return answer

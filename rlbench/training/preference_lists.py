@@ -116,7 +116,7 @@ class Lists:
                 progress=tell,
             )
         with ledger.phase("reference"):
-            said = self._judged(policy, mine, [completion.ids for completion in completions])
+            said = self._judged(policy, mine, [drawn.ids for drawn in completions], first=one.number == part == 0)
         with ledger.phase("reward"):
             numbers = list(prompts)[processes.index() :: processes.count()]
             found = self._make(mine, [completion.ids for completion in completions], one.number, numbers, said)
@@ -188,8 +188,10 @@ class Lists:
         drawn.written = sum(not isinstance(one, Listed) for of_prompt in made for lists in of_prompt for one in lists)
         return tuples, drawn
 
-    def _judged(self, policy: PreTrainedModel, records: Sequence[Record], ids: Sequence[list[int]]) -> list[float]:
-        """What the recipe's judge says of each list; empty without a judge."""
+    def _judged(
+        self, policy: PreTrainedModel, records: Sequence[Record], ids: Sequence[list[int]], *, first: bool
+    ) -> list[float]:
+        """What the recipe's judge says of each list; empty without a judge. `first`: of the run's first lists."""
         piece, group = recipes[self.method.pairs], self.config.trainer.rl.group_size
         if piece.facts["judge"] == "policy":
             return self._confidences(policy, records, ids)
@@ -204,6 +206,7 @@ class Lists:
             with_defaults(piece.options, self.method.options.get(self.method.pairs, {})),
             Path(self.config.cache_dir) / "teacher.sqlite",
             self.config.runtime.device,
+            first=first,
         )
         return [value for of_record in scores for value in of_record]
 

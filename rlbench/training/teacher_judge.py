@@ -1,6 +1,7 @@
 """A teacher that orders the drawn lists of a prompt, as the judge of preference pairs."""
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -8,17 +9,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlbench.base.errors import BadInput
+from rlbench.base.errors import Unavailable
 from rlbench.base.progress import Progress
 from rlbench.data.record import Record
 from rlbench.teacher.answers import AnswerCache, TeacherAnswer
-from rlbench.teacher.asking import AnswerReading, Asking, AskSettings, Question
+from rlbench.teacher.asking import AnswerReading, Asking, AskOutcome, AskSettings, Question
 from rlbench.teacher.endpoint import Endpoint
 from rlbench.teacher.local import LocalTeacher
 from rlbench.teacher.pace import Pace
 
-CONCURRENCY, SECONDS, LENGTH = 8, 120, 64
-"""Open requests, seconds of each, and tokens of an answer."""
+log = logging.getLogger(__name__)
+
+CONCURRENCY, SECONDS, LENGTH, RETRIES = 8, 120, 64, 6
+"""Open requests, seconds of each, tokens of an answer, and further tries of a request that failed."""
+KEY = "algorithm.options.feedback.key_env"
+SHOWN = 200
+"""Most characters of an answer in a message."""
 ASKED = (
     "Here are {count} answers to the conversation above.\n\n{lists}\n\nOrder them by how well they serve the user. "
     "Answer with their numbers only, best first, separated by commas."
@@ -26,12 +32,18 @@ ASKED = (
 
 
 def ask_for_scores(
-    records: Sequence[Record], texts: Sequence[Sequence[str]], options: Mapping[str, Any], cache: Path, device: str
+    records: Sequence[Record],
+    texts: Sequence[Sequence[str]],
+    options: Mapping[str, Any],
+    cache: Path,
+    device: str,
+    *,
+    first: bool = True,
 ) -> list[list[float]]:
     """Scores of each record's lists: the number of lists that the teacher places below each.
 
-    All lists of a record score 0 if the teacher gives no order of them, so that they make no pair. Answers are kept, so
-    a run that stops and goes on asks only for the others.
+    All lists of a record score 0 if the teacher gives no order of them, so that they make no pair; a warning says how
+    many records that are. Answers are kept, so a run that stops and goes on asks only for the others.
 
     Args:
         records: one per prompt.
@@ -39,9 +51,12 @@ def ask_for_scores(
         options: of the recipe `feedback`.
         cache: file of the answers.
         device: of a local teacher.
+        first: whether these are the run's first lists. Then the teacher must order those of one record at least. Later
+            it must answer one request at least.
 
     Raises:
-        BadInput: the teacher is not available, or stopped answering.
+        BadInput: the teacher cannot be loaded.
+        Unavailable: it stopped answering, or gives no order.
     """
     questions = [
         Question(str(place), _messages(record, lists), len(lists))
@@ -49,11 +64,36 @@ def ask_for_scores(
     ]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        orders = asyncio.run(_orders(questions, options, cache, device))
+        outcome = asyncio.run(_orders(questions, options, cache, device))
     finally:
         for number, handler in handlers.items():  # asking takes them, and training wants its own
             signal.signal(number, handler)
+    _check(outcome, len(questions), options["local"] or options["endpoint"], first)
+    orders = outcome.responses
     return [_scores(orders.get(question.name, ""), question.subject) for question in questions]
+
+
+def _check(outcome: AskOutcome, asked: int, teacher: str, first: bool) -> None:
+    """Warn of questions without an order. Raises Unavailable if the teacher is of no use."""
+    judge = f"the judge of algorithm.pairs = feedback, {teacher}"
+    again = "Run the same command again when it answers"
+    if outcome.stopped:
+        raise Unavailable(f"{judge}: {outcome.stopped}. {again}")
+    if not outcome.failures:
+        return
+    last = outcome.failures[-1].problem
+    answered = outcome.counts.asked + outcome.counts.cached
+    if not outcome.responses and (first or not answered):
+        said = f"{judge} ordered the lists of none of {asked} prompts, so there is nothing to learn from"
+        shown = f"; it said: {ascii(outcome.failures[-1].texts[-1])[:SHOWN]}" if outcome.failures[-1].texts else ""
+        raise Unavailable(f"{said}. The last problem: {last}{shown}. {again if not answered else 'Use another judge'}")
+    log.warning(
+        "%s gave no order for %d of %d prompts, which make no pair; the last problem: %s",
+        judge,
+        len(outcome.failures),
+        asked,
+        last,
+    )
 
 
 def _messages(record: Record, lists: Sequence[str]) -> list[dict[str, str]]:
@@ -63,29 +103,24 @@ def _messages(record: Record, lists: Sequence[str]) -> list[dict[str, str]]:
     return [*before, {**last, "content": f"{last['content']}\n\n{asked}"}]
 
 
-async def _orders(questions: Sequence[Question], options: Mapping[str, Any], path: Path, device: str) -> dict[str, str]:
+async def _orders(questions: Sequence[Question], options: Mapping[str, Any], path: Path, device: str) -> AskOutcome:
     source: Endpoint | LocalTeacher
     body: dict[str, Any] = {"max_tokens": LENGTH, "temperature": 0}
     if options["local"]:
         source = LocalTeacher(options["local"], "transformers", device, CONCURRENCY)
         name = source.digest
     else:
-        source = Endpoint(
-            options["endpoint"], os.environ.get(options["key_env"], "").strip() or None, SECONDS, CONCURRENCY
-        )
+        key = os.environ.get(options["key_env"], "").strip() or None
+        source = Endpoint(options["endpoint"], key, SECONDS, CONCURRENCY, key_setting=KEY)
         name, body["model"] = options["endpoint"].rstrip("/"), options["model"]
     cache = AnswerCache(path, name)
     progress = Progress("judging", len(questions), file=None, show=False, unit="prompt")
     try:
-        outcome = await Asking(source, cache, _read, AskSettings(body, concurrency=CONCURRENCY), Pace(), progress).run(
-            questions
-        )
+        settings = AskSettings(body, concurrency=CONCURRENCY, retries=RETRIES)
+        return await Asking(source, cache, _read, settings, Pace(), progress).run(questions)
     finally:
         await source.close()
         cache.close()
-    if outcome.stopped:
-        raise BadInput(f"the judge of algorithm.pairs = feedback: {outcome.stopped}. Run the same command again")
-    return outcome.responses
 
 
 def _read(question: Question, answers: list[TeacherAnswer]) -> AnswerReading:

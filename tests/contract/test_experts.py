@@ -2,14 +2,15 @@
 
 import pytest
 
-from rlbench.base.errors import BadInput
+from rlbench.base.errors import Unavailable
 from rlbench.data import mini as mini_data
 from rlbench.lists.items import line_of
 from rlbench.running.checks import check_config
 from rlbench.sampling.checks import check_prompts
+from rlbench.training import experts
 from rlbench.training.rl import make_collector, prompt_dataset
 from tests.contract.test_sampling_runs import config_of
-from tests.helpers_teacher import Reply, teacher
+from tests.helpers_teacher import DROP, Reply, teacher
 from tests.helpers_training import load, make_trainer
 
 WORDS = ["rollout=expert", "trainer.rl.updates=2", "trainer.rl.num_iterations=1", "generation.max_new_tokens=400"]
@@ -86,17 +87,68 @@ def test_an_endpoint_is_asked_once_and_its_tokens_count(mini, start, tmp_path):
         assert again.ledger.counts == trainer.ledger.counts
 
 
-@pytest.mark.slow
-def test_an_endpoint_that_fails_now_and_then(mini, start, tmp_path):
-    with teacher(lambda request, before: Reply(status=503)) as server:
-        config = config_of(*asked_words(server.url, tmp_path / "cache"))
-        _, found, texts = trained(config, start, mini, tmp_path)
-    assert not texts and all(one.spent.silent == one.spent.asked == one.spent.groups for one in found)
+HTML = "<html>Bad gateway</html>"
+ROWS = [{"context_id": f"c{n}", "prompt": [{"role": "user", "content": f"Film {n}?"}]} for n in range(8)]
+
+
+def expert(url, folder, monkeypatch) -> experts.AskedExpert:
+    monkeypatch.setattr(experts, "BACKOFF", 0.001)
+    return experts.AskedExpert(url, "m", "", folder)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said", "tries"),
+    [
+        (Reply(status=500), "500", 4),
+        (Reply(status=DROP), "(4 tries)", 4),
+        (Reply(raw=HTML), HTML, 4),
+        (Reply(None), "empty answer", 1),
+        (Reply(status=400), "400", 1),
+    ],
+)
+def test_an_endpoint_without_answers_ends_the_run(reply, said, tries, tmp_path, monkeypatch, caplog):
+    with teacher(lambda request, before: reply) as server:
+        advice = expert(server.url, tmp_path, monkeypatch)
+        assert [advice(row) for row in ROWS[:4]] == [None] * 4
+        with pytest.raises(Unavailable) as caught:
+            advice(ROWS[4])
+    assert len(server.requests) == 5 * tries and advice.cache.count() == 0
+    assert "rollout.options.expert.url" in str(caught.value) and "5 prompts in a row" in str(caught.value)
+    assert said in str(caught.value)
+    assert len(caplog.records) == 1 and server.url in caplog.text and "experts_silent" in caplog.text
+
+
+def test_nothing_listens_at_an_endpoint(tmp_path, monkeypatch):
+    advice = expert("http://127.0.0.1:9/v1", tmp_path, monkeypatch)
+    with pytest.raises(Unavailable, match="5 prompts in a row"):
+        [advice(row) for row in ROWS]
+
+
+def test_an_endpoint_that_fails_now_and_then(tmp_path, monkeypatch):
+    with teacher(lambda request, before: Reply("Alien (1979)") if before == 2 else Reply(status=503)) as server:
+        advice = expert(server.url, tmp_path, monkeypatch)
+        assert [advice(row) for row in ROWS] == [("Alien (1979)", 10)] * len(ROWS)
+    silent = {"Film 1?", "Film 3?", "Film 5?"}  # never several in a row
+
+    def replies(request, before):
+        return Reply(status=503) if request["messages"][-1]["content"] in silent else Reply("Heat (1995)")
+
+    with teacher(replies) as server:
+        advice = expert(server.url, tmp_path, monkeypatch)
+        assert [advice(row) is None for row in ROWS] == [n in (1, 3, 5) for n in range(len(ROWS))]
+
+
+def test_a_refusal_is_an_answer(tmp_path, monkeypatch):
+    with teacher(lambda request, before: Reply(None, refusal="No.")) as server:
+        advice = expert(server.url, tmp_path, monkeypatch)
+        assert [advice(row) for row in ROWS] == [("", 10)] * len(ROWS)
 
 
 @pytest.mark.slow
 def test_an_endpoint_that_accepts_nothing_ends_the_run(mini, start, tmp_path):
     with teacher(lambda request, before: Reply(status=401)) as server:
         config = config_of(*asked_words(server.url, tmp_path / "cache"))
-        with pytest.raises(BadInput, match="rollout.options.expert.url"):
+        with pytest.raises(Unavailable) as caught:
             trained(config, start, mini, tmp_path)
+    assert "rollout.options.expert.url" in str(caught.value)
+    assert "rollout.options.expert.key_env names" in str(caught.value) and "--key-env" not in str(caught.value)

@@ -364,8 +364,9 @@ def test_warnings(tmp_path: Path) -> None:
     manifest["hardware"]["threads"] = 7
     (paths[1] / "manifest.json").write_text(json.dumps(manifest))
     lines = [
-        f'{{"step": {i}, "split": "train", "metric": "entropy", "value": {2.0 if i < 5 else 0.01}}}\n'
+        f'{{"step": {i}, "split": "train", "metric": "{metric}", "value": {value}}}\n'
         for i in range(21)
+        for metric, value in (("entropy", 2.0 if i < 5 else 0.01), ("experts_silent", 0.5))
     ]
     with (paths[1] / "metrics.jsonl").open("a") as file:
         file.writelines([*lines, '{"step": 3, "split": "train", "metric": "loss", "value": NaN}\n'])
@@ -373,8 +374,8 @@ def test_warnings(tmp_path: Path) -> None:
     (paths[2] / "STATUS").write_text("failed\nno memory\n")
     assert titles(runs) == {
         "Two seeds", "Few seeds", "Missing seeds", "Unequal budgets", "Stopped early", "Degenerate groups",
-        "Collapsed entropy", "Gaps in curves", "Different code", "Uncommitted code", "Different hardware",
-        "Different versions", "Different checkpoint rules",
+        "Collapsed entropy", "Silent experts", "Gaps in curves", "Different code", "Uncommitted code",
+        "Different hardware", "Different versions", "Different checkpoint rules",
     }  # fmt: skip
     made = page(runs)
     assert "made with code that was not committed: conf/new.yaml and rlbench/training/trainer.py." in made

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rlbench.base.errors import BadInput
+from rlbench.base.errors import Unavailable
 from rlbench.data.record import Record
 from rlbench.running.checks import check_config
+from rlbench.training import teacher_judge
 from rlbench.training.teacher_judge import ask_for_scores
 from tests.conftest import composed
 from tests.helpers_teacher import Reply, teacher
@@ -20,7 +21,7 @@ def options(url: str) -> dict[str, str]:
     return {"endpoint": url, "model": "judge", "local": "", "key_env": "NO_SUCH_KEY"}
 
 
-def test_scores_are_places_and_a_bad_answer_is_asked_again(tmp_path: Path):
+def test_scores_are_places_and_a_bad_answer_is_asked_again(tmp_path: Path, caplog):
     def reply(body, times):
         asked = body["messages"][0]["content"]
         assert "Answer 3:\nthree" in asked and asked.startswith("Film ")
@@ -35,6 +36,7 @@ def test_scores_are_places_and_a_bad_answer_is_asked_again(tmp_path: Path):
         cache = tmp_path / "answers.sqlite"
         found = ask_for_scores(RECORDS, LISTS, options(server.url), cache, "cpu")
         assert found == [[1.0, 0.0, 2.0], [0.0, 2.0, 1.0], [0.0, 0.0, 0.0]]
+        assert "no order for 1 of 3 prompts" in caplog.text
         asked = len(server.requests)
         assert ask_for_scores(RECORDS, LISTS, options(server.url), cache, "cpu") == found
         assert len(server.requests) == asked  # from the cache
@@ -42,8 +44,27 @@ def test_scores_are_places_and_a_bad_answer_is_asked_again(tmp_path: Path):
 
 
 def test_a_judge_that_does_not_answer_is_named(tmp_path: Path):
-    with teacher(lambda body, times: Reply(status=401)) as server, pytest.raises(BadInput, match="pairs = feedback"):
+    with teacher(lambda body, times: Reply(status=401)) as server, pytest.raises(Unavailable) as caught:
         ask_for_scores(RECORDS, LISTS, options(server.url), tmp_path / "answers.sqlite", "cpu")
+    assert "pairs = feedback" in str(caught.value)
+    assert "algorithm.options.feedback.key_env names" in str(caught.value) and "--key-env" not in str(caught.value)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_judge_that_is_gone_ends_the_run(first, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(teacher_judge, "RETRIES", 0)
+    with teacher(lambda body, times: Reply(status=500)) as server, pytest.raises(Unavailable) as caught:
+        ask_for_scores(RECORDS, LISTS, options(server.url), tmp_path / "answers.sqlite", "cpu", first=first)
+    assert server.url in str(caught.value) and "none of 3 prompts" in str(caught.value) and "500" in str(caught.value)
+
+
+def test_a_judge_that_gives_no_order_is_refused_at_first_and_named_later(tmp_path: Path, caplog):
+    with teacher(lambda body, times: Reply("all are fine")) as server:
+        given = RECORDS, LISTS, options(server.url), tmp_path / "answers.sqlite", "cpu"
+        with pytest.raises(Unavailable, match="none of 3 prompts.*'all are fine'. Use another judge"):
+            ask_for_scores(*given)
+        assert ask_for_scores(*given, first=False) == [[0.0] * 3] * 3
+    assert "no order for 3 of 3 prompts" in caplog.text
 
 
 def test_one_judge_must_be_named():
@@ -51,5 +72,12 @@ def test_one_judge_must_be_named():
     (said,) = check_config(composed(*base))
     assert "algorithm.options.feedback" in said and "endpoint and model, or local" in said
     assert check_config(composed(*base, "+algorithm.options.feedback={local:FOLDER}")) == []
-    (said,) = check_config(composed(*base, "+algorithm.options.feedback={endpoint:'http://localhost:1/v1'}"))
-    assert "endpoint and model, or local" in said
+    both = "+algorithm.options.feedback={local:FOLDER,endpoint:'http://a/v1',model:m}"
+    assert "endpoint and model, or local" in check_config(composed(*base, both))[0]
+    for given, wanted in (
+        ("endpoint:'http://localhost:1/v1'", ["feedback.model is missing"]),
+        ("model:m", ["feedback.endpoint is missing"]),
+        ("endpoint:x", ["feedback.endpoint = x must be a URL", "feedback.model is missing"]),
+    ):
+        found = check_config(composed(*base, f"+algorithm.options.feedback={{{given}}}"))
+        assert len(found) == len(wanted) and all(part in said for part, said in zip(wanted, found, strict=True))
