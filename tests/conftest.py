@@ -11,7 +11,7 @@ import copy  # noqa: E402
 import gc  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Callable, Iterator, Sequence  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator  # noqa: E402
 from functools import cache  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -71,13 +71,19 @@ SMALL = [
 """Overrides for a run that takes a second or two."""
 
 
-def halves(names: Sequence[str], *, fast: int) -> list[Any]:
-    """Parameters of which every second, from place `fast` (0 or 1) on, is in the fast suite, the others in the slow.
+def slow(*values: Any) -> list[Any]:
+    """Parameters that only the slow suite has."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
-    Tests over all methods that run long share the methods: with 0 and 1, each method is in the fast half of one.
+
+def shares(names: Iterable[str], *, parts: int = 2, fast: int) -> list[Any]:
+    """Parameters of which one in `parts`, from place `fast` on, is in the fast suite, the others in the slow.
+
+    Tests over all methods that run long share the methods. With 0 and 1 of 2 parts, each is in the fast share of one.
     """
     return [
-        pytest.param(name, marks=[] if place % 2 == fast else [pytest.mark.slow]) for place, name in enumerate(names)
+        pytest.param(name, marks=[] if place % parts == fast else [pytest.mark.slow])
+        for place, name in enumerate(names)
     ]
 
 

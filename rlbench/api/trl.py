@@ -15,6 +15,7 @@ from rlbench.config.schema import GenerationConfig, RewardConfig, SuccessConfig
 from rlbench.evaluation.evaluate import eos_ids
 from rlbench.lists.items import LINE_FORMATS, TITLES, WITH_YEARS
 from rlbench.lists.reader import ListReader
+from rlbench.models.loading import fix_positions
 from rlbench.objective import Objective
 from rlbench.objective.pieces import baselines, credits
 from rlbench.rewards.batch import FEATURES
@@ -85,6 +86,7 @@ def trl_trainer(
     if isinstance(model, str):
         model = create_model_from_path(model, **(args.model_init_kwargs or {}))
         args.model_init_kwargs = None
+    fix_positions(model)
     if processing_class is None:
         processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path, padding_side="left")
     if processing_class.pad_token is None:

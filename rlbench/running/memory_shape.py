@@ -1,5 +1,6 @@
 """What decides a model's memory, from its configuration alone."""
 
+import copy
 import math
 import re
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from rlbench.config.adapters import AdapterConfig
 from rlbench.models import group_attention, prompt_cache, shared_prompt
 from rlbench.models.adapters import adapted, lora_config
+from rlbench.models.dropout import without_dropout
 
 
 class UnknownShape(ValueError):
@@ -74,7 +76,7 @@ def shape_of(model: PretrainedConfig, adapter: AdapterConfig | None = None) -> S
             may raise anything.
     """
     with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(model)
+        made = without_dropout(AutoModelForCausalLM.from_config(copy.deepcopy(model)))
     text = model.get_text_config()  # maps names such as GPT-2's n_embd to the usual ones
     if not getattr(text, "num_attention_heads", None):
         raise UnknownShape(f"the memory of {type(made).__name__}, a model without attention, is not known")

@@ -146,6 +146,9 @@ class WandbBackend:
         try:  # `finish` would wait for it too, but only as long as for a few curves, and reports no error
             logged.wait(timeout=int(UPLOAD_SECONDS))
         except WaitTimeoutError:
+            # `finish` writes the end of W&B's file. An abandoned service may be killed before it has done so.
+            with contextlib.suppress(TimeoutError, *wandb_failures()):
+                self.finish(failed=False)
             raise TimeoutError(f"{kind} was not sent after {UPLOAD_SECONDS:.0f} s") from None
         except (wandb.Error, WandbApiFailedError, ValueError) as error:  # refused, for example above a quota
             log.warning("W&B did not take %s of %s: %s", kind, self._directory, error)

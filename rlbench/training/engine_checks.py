@@ -15,6 +15,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from rlbench.config.engines import uses_vllm
 from rlbench.config.schema import Config, VLLMConfig
 from rlbench.models import prompt_cache, shared_prompt
+from rlbench.models.dropout import without_dropout
 from rlbench.models.loading import without_weights
 from rlbench.training.arguments import on_cpu
 
@@ -106,7 +107,7 @@ def check_abilities(config: Config, source: str) -> list[str]:
     always = config.trainer.share_prompts == "always" and in_rl
     if not asked and not always:
         return []
-    model = without_weights(source)
+    model = without_dropout(without_weights(source))
     reason = prompt_cache.reason_against(model)
     problems = [f"{setting}: {reason}; use {remedy}" for setting, remedy in asked.items() if reason is not None]
     if always and (reason := shared_prompt.reason_against(model)) is not None:

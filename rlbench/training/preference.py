@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainingArguments
-from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+from trl.trainer.utils import add_fused_lm_head
 
 from rlbench.base.errors import BadInput
 from rlbench.base.seeding import order
@@ -91,7 +91,6 @@ class PreferenceTrainer(Metered):
         self.carried: dict[str, float] = {}
         places = args.max_steps * per_update
         super().__init__(data_collator=_places, train_dataset=range(places), **kwargs)
-        disable_dropout_in_model(self.model)
         in_float32(self.model)
         add_fused_lm_head(causal(self.model), outputs=("log_probs", "entropy"))
         self._shared = shared_passes(

@@ -23,6 +23,7 @@ from rlbench.evaluation.evaluate import eos_ids
 from rlbench.evaluation.recording import Recording
 from rlbench.lists.reader import ListReader
 from rlbench.models.adapters import lora_config
+from rlbench.models.dropout import without_dropout
 from rlbench.models.loading import load_model
 from rlbench.models.prompt_cache import reason_against
 from rlbench.objective import Objective
@@ -269,7 +270,7 @@ def train_rl(
     totals = earlier.totals if earlier else {}
     _begin(recording, validation.initial, earlier, progress)
     guard = Guard(config.safety, validation.initial.get("in_catalog", 0.0), totals.get("safety", {}))
-    policy = load_model(start, config.model.dtype, config.adapter.quantization_of("rl"))
+    policy = without_dropout(load_model(start, config.model.dtype, config.adapter.quantization_of("rl")))
     reader = ListReader(tokenizer, config.dataset.list_length, eos_ids(policy, tokenizer))
     scorer = ListScorer(reader, validation.criteria.judge, validation.criteria.facts, config.reward)
     kept = _kept(config, run, reader, data.demonstrations)

@@ -26,6 +26,7 @@ from rlbench.models.adapters import causal, in_float32, merged
 from rlbench.models.batches import Completions
 from rlbench.models.completing import Completion, ListEnd, entropies
 from rlbench.models.constraint import Allowed, Walk, constraint_of
+from rlbench.models.loading import fix_positions
 from rlbench.models.shared_prompt import TokenScores
 from rlbench.objective import Course, LossInputs, Objective
 from rlbench.objective.effective_rank import rank_features
@@ -114,6 +115,8 @@ class RankedListTrainer(Metered, GRPOTrainer):
         with prepared_engine(kwargs["args"], generation.prefill == "shared"):
             super().__init__(reward_funcs=scorer.functions, **kwargs)
         in_float32(self.model)
+        if self.ref_model is not None:  # made by TRL
+            fix_positions(self.accelerator.unwrap_model(self.ref_model))
         if self.use_vllm:
             unwrapped = self.accelerator.unwrap_model(self.model)
             self.vllm_generation.sync_weights = exact_sync(self.vllm_generation.sync_weights, unwrapped)

@@ -13,6 +13,7 @@ from rlbench.config.resolving import resolve
 from rlbench.config.schema import POLICY_OPTIMISATION
 from rlbench.launching.composing import compose_cells
 from rlbench.running.cli import CONF, methods
+from tests.conftest import slow
 
 KINDS = [
     ["seed=3"],
@@ -49,9 +50,9 @@ def together(*own: str, cells: list[list[str]]) -> tuple[list[DictConfig], list[
     return ours, one_by_one(composed, cells)
 
 
-@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in (1, 2))])
+@pytest.mark.parametrize("first", [0, *slow(1, 2, 3, 4, 5)])
 def test_every_algorithm_with_another_kind_of_overrides(first):
-    names = methods(POLICY_OPTIMISATION)[first::3]
+    names = methods(POLICY_OPTIMISATION)[first::6]
     cells = [[f"algorithm={name}", *KINDS[number % len(KINDS)]] for number, name in enumerate(names)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         ours, hydras = together(cells=cells)

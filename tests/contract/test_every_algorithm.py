@@ -13,7 +13,7 @@ from rlbench.rewards.scorer import ListScorer
 from rlbench.running.checks import check_config
 from rlbench.running.cli import methods
 from rlbench.training.preference_lists import Lists
-from tests.conftest import SMALL, composed, halves
+from tests.conftest import SMALL, composed, shares
 from tests.helpers_training import load, make_preference_trainer, make_trainer
 
 UPDATES = 4
@@ -47,7 +47,7 @@ class DrawnHits(ListScorer):
         return totals
 
 
-@pytest.mark.parametrize("name", halves(methods(POLICY_OPTIMISATION), fast=0))
+@pytest.mark.parametrize("name", shares(methods(POLICY_OPTIMISATION), fast=0))
 def test_trains(name, mini, tiny_folder, tmp_path):
     config = composed(*SMALL, f"algorithm={name}", *SHORT)
     of_hits = credits[config.algorithm.credit].facts["reads"] == "hits"
@@ -81,7 +81,7 @@ class DrawnLists(Lists):
         return replace(one, lines=[self._lines[item] for item in items], items=items, hits=hits, terms=terms)
 
 
-@pytest.mark.parametrize("name", methods("preference"))
+@pytest.mark.parametrize("name", shares(methods("preference"), parts=2, fast=0))
 def test_trains_on_preferences(name, mini, start, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.helpers_training.Lists", DrawnLists)
     enough = ["algorithm.rounds=2", "trainer.rl.group_size=8", "algorithm.prompts=12"]  # so that lists differ in value

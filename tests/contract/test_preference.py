@@ -24,7 +24,7 @@ from rlbench.runs.directory import Run, locate
 from rlbench.training.demonstrations import Kept
 from rlbench.training.preference import Lists, PreferenceTrainer
 from rlbench.training.rl import Trained
-from tests.conftest import SMALL, composed
+from tests.conftest import SMALL, composed, slow
 from tests.helpers_safety import curve, totals, train
 from tests.helpers_training import load, make_preference_trainer
 
@@ -201,7 +201,7 @@ SPREC = ["algorithm=sprec", "algorithm.rounds=2", "algorithm.sft_share=0.34", "t
 # Budget.
 
 
-@pytest.mark.parametrize("method", ["dpo", "sprec"])
+@pytest.mark.parametrize("method", [*slow("dpo"), "sprec"])
 def test_the_budget_is_grpos(method, mini, start, tmp_path):
     spent = {}
     for name in (method, "grpo"):
@@ -279,6 +279,7 @@ def test_what_was_drawn_is_not_drawn_again(method, mini, start, tmp_path, monkey
     assert {path: path.read_bytes() for path in files} == files
 
 
+@pytest.mark.slow
 def test_stopped_while_lists_are_drawn(method, mini, start, tmp_path, monkeypatch):
     """A run stopped after the first part of two prompts continues with the second part."""
     overrides, _ = method

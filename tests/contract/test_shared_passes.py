@@ -12,7 +12,7 @@ from rlbench.rewards.scorer import ListScorer
 from rlbench.running.cli import methods
 from rlbench.training.scoring import Batching, even_cuts
 from rlbench.training.trainer import RankedListTrainer
-from tests.conftest import SMALL, composed, halves
+from tests.conftest import SMALL, composed, shares
 from tests.contract.test_every_algorithm import OTHER_REWARD, DrawnHits
 from tests.helpers_models import double_precision, only_float64
 from tests.helpers_training import load, make_trainer
@@ -77,7 +77,7 @@ def check_passes_are_equal(trainer: RankedListTrainer, monkeypatch: pytest.Monke
     assert distance(gradients, shared) < 1e-9
 
 
-@pytest.mark.parametrize("name", halves(methods(POLICY_OPTIMISATION), fast=1))
+@pytest.mark.parametrize("name", shares(methods(POLICY_OPTIMISATION), fast=1))
 def test_every_algorithm_in_double_precision(name, mini, tiny_folder, tmp_path, monkeypatch):
     config, scorer = composed(*SMALL, f"algorithm={name}", *SHORT, *OTHER_REWARD), ListScorer
     if credits[config.algorithm.credit].facts["reads"] == "hits":

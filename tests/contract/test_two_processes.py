@@ -21,11 +21,18 @@ LAYOUTS = {
 }
 """Settings over two processes, in groups of 4."""
 
-PARITY = [
+CASES_OF_LAYOUTS = {
+    "accumulation_1": ("grpo", "bnpo", "dr_grpo", "terms-gdpo"),
+    "accumulation_4": ("gspo", "dapo", "cispo"),
+}
+PARITY = [(case, layout) for layout, cases in CASES_OF_LAYOUTS.items() for case in cases]
+MORE_PARITY = [
     (case, layout)
+    for layout in CASES_OF_LAYOUTS
     for case in ("grpo", "gspo", "bnpo", "dapo", "dr_grpo", "cispo", "terms-gdpo")
-    for layout in ("accumulation_1", "accumulation_4")
+    if (case, layout) not in PARITY
 ]
+"""The same methods in the other layout, in the slow suite."""
 
 OURS = {
     "rank_grpo": ["algorithm=rank_grpo"],
@@ -57,18 +64,15 @@ UNDIVIDED = [
     ("rank_grpo-gdpo", "accumulation_1"),
     ("dapo", "accumulation_3"),
     ("unlikely", "accumulation_1"),
-    ("canon", "accumulation_1"),
-    ("verl_erank", "accumulation_1"),
-    ("top_entropy", "accumulation_1"),
-    ("spo", "accumulation_1"),
-    ("cmdp", "accumulation_1"),
 ]
 """Methods whose update is that of the whole batch."""
+METHODS = ("canon", "verl_erank", "top_entropy", "spo", "cmdp")
+REWARDS, SAMPLERS = ("calibration", "ce_po", "rival"), ("replay", "attention", "hint", "critique")
 MORE = [
-    *((name, "accumulation_1") for name in ("calibration", "ce_po", "rival")),
-    *((name, "accumulation_4") for name in ("replay", "attention", "hint", "critique")),
+    *((name, "accumulation_1") for name in (*METHODS, *REWARDS)),
+    *((name, "accumulation_4") for name in SAMPLERS),
 ]
-"""The same for rewards that ask the policy and for samplers, in the slow suite."""
+"""More of them, in the slow suite."""
 
 DIVIDED = ("bnpo", "accumulation_3")
 
@@ -85,19 +89,24 @@ def hashed_config(name: str) -> Config:
 @pytest.fixture(scope="module")
 def together(tiny_folder, tmp_path_factory):
     """All trainings on two processes, started once because a start takes seconds."""
-    jobs = {}
-    configs = {case: parity_config(*CASES[case][0], "generation.max_new_tokens=12") for case, _ in PARITY}
-    for case, layout in PARITY:
-        config = laid_out(configs[case], **LAYOUTS[layout])
-        jobs["ours", case, layout] = Job(config)
-        jobs["theirs", case, layout] = Job(config, CASES[case][1])
-    jobs |= hashed_jobs([*UNDIVIDED, DIVIDED])
+    jobs = parity_jobs(PARITY) | hashed_jobs([*UNDIVIDED, DIVIDED])
     return on_processes(2, jobs, tiny_folder, tmp_path_factory.mktemp("together"), limit=300)
 
 
 @pytest.fixture(scope="module")
 def more_together(tiny_folder, tmp_path_factory):
-    return on_processes(2, hashed_jobs(MORE), tiny_folder, tmp_path_factory.mktemp("more"), limit=300)
+    jobs = parity_jobs(MORE_PARITY) | hashed_jobs(MORE)
+    return on_processes(2, jobs, tiny_folder, tmp_path_factory.mktemp("more"), limit=600)
+
+
+def parity_jobs(wanted):
+    jobs = {}
+    for case, layout in wanted:
+        config = parity_config(*CASES[case][0], "generation.max_new_tokens=12")
+        config = laid_out(config, **LAYOUTS[layout])
+        jobs["ours", case, layout] = Job(config)
+        jobs["theirs", case, layout] = Job(config, CASES[case][1])
+    return jobs
 
 
 def hashed_jobs(wanted):
@@ -123,6 +132,16 @@ def alone(mini, tiny_folder, tmp_path):
 
 @pytest.mark.parametrize(("case", "layout"), PARITY)
 def test_reproduces_trl(case, layout, together):
+    assert_trls(case, layout, together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "layout"), MORE_PARITY)
+def test_reproduces_trl_in_the_other_layout(case, layout, more_together):
+    assert_trls(case, layout, more_together)
+
+
+def assert_trls(case, layout, together):
     ours, theirs = together["ours", case, layout], together["theirs", case, layout]
     assert ours.processes == theirs.processes == 2
     assert len(ours.losses) == UPDATES

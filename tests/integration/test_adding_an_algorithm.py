@@ -71,6 +71,7 @@ def test_the_files_that_the_page_shows_are_those_of_the_example():
     assert shown == {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in there}
 
 
+@pytest.mark.slow
 def test_a_method_of_known_pieces(folder):
     known, _, _ = commands()
     done = folder.run(known)

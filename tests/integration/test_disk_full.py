@@ -21,7 +21,7 @@ from rlbench.running.runner import run
 from rlbench.runs.attempts import attempts
 from rlbench.runs.directory import DONE, FAILED, RUNNING, Run, locate
 from rlbench.training.checkpoints import damage, steps_of
-from tests.conftest import SMALL, composed
+from tests.conftest import SMALL, composed, slow
 from tests.helpers_forked import run_py
 
 RUN_PY = CONF.parent / "run.py"
@@ -113,7 +113,7 @@ FAST = {
 SLOW = sorted({*range(4096, 120_000, 9_000), *range(120_000, 4_500_000, 110_000)})
 
 
-@pytest.mark.parametrize("free", FAST)
+@pytest.mark.parametrize("free", [700_000, *slow(60_000, 1_000_000, 3_000_000)])
 def test_a_full_disk_ends_a_run_cleanly_and_the_same_command_goes_on(free, disk, cache, undisturbed):
     config = cell(disk, cache)
     fill(disk, free)
@@ -151,7 +151,8 @@ def test_whatever_the_moment(free, disk, cache, undisturbed):
     assert_equal(config, undisturbed)
 
 
-@pytest.mark.parametrize("tracker", ["none", pytest.param("offline", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["none", "offline"])
 def test_the_command_says_so_and_exits_with_1(tracker, disk, cache, undisturbed, tmp_path):
     """A tracker is on the same disk. STATUS has the reason, and the attempt's log has the traceback."""
     fill(disk, 2_500_000)

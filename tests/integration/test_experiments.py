@@ -81,15 +81,20 @@ def test_every_sweep_is_valid_and_has_the_cells_its_readme_states(folder: str, s
                 "llama3.2_3b": (1, 1e-6, {8000: 1e-7}),
             },
         ),
-        (
+        pytest.param(
             "table4",
             {
                 "qwen2.5_0.5b": (2, 1e-6, {}),
                 "llama3.2_1b": (2, 5e-7, {4000: 2.5e-7, 8000: 1e-7, 12000: 5e-8}),
                 "llama3.2_3b": (2, 5e-7, {8000: 5e-8}),
             },
+            marks=pytest.mark.slow,
         ),
-        ("table7", {name: (2, rate, {}) for name, rate in (("qwen2.5_0.5b", 1e-6), ("llama3.2_1b", 5e-7))}),
+        pytest.param(
+            "table7",
+            {name: (2, rate, {}) for name, rate in (("qwen2.5_0.5b", 1e-6), ("llama3.2_1b", 5e-7))},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_rates_are_those_of_the_paper(folder: str, rates: dict[str, tuple[int, float, dict[int, float]]]) -> None:

@@ -13,7 +13,7 @@ from rlbench.config.paper_index import PaperEntry, read_papers
 from rlbench.running.checks import check_values
 from rlbench.running.cli import CONF
 from rlbench.running.runner import run
-from tests.conftest import SMALL, composed, halves
+from tests.conftest import SMALL, composed, shares
 
 # Two groups of eight, because the defaults of some structures do not divide smaller ones.
 GROUPS = ["trainer.rl.completions_per_update=16", "trainer.rl.group_size=8", "trainer.rl.micro_batch_size=16"]
@@ -36,12 +36,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("papers")
 
 
-@pytest.mark.parametrize("arxiv", RUNS)
+@pytest.mark.parametrize("arxiv", shares(RUNS, fast=1))  # the others run
 def test_a_command_passes_all_checks(arxiv: str) -> None:
     assert check_values(composed(*debug(RUNS[arxiv])), 1) == []
 
 
-@pytest.mark.parametrize("arxiv", halves(list(RUNS), fast=0))
+@pytest.mark.parametrize("arxiv", shares(RUNS, fast=0))
 def test_a_command_trains(folder: Path, arxiv: str) -> None:
     places = [f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
     config = composed(*debug(RUNS[arxiv]), *places)

@@ -13,6 +13,7 @@ import pytest
 
 from rlbench import teach
 from rlbench.teacher.answers import AnswerCache
+from tests.conftest import slow
 from tests.helpers import ROOT
 from tests.helpers_teacher import DROP, FILMS, Reply, TeacherServer, plain_teacher, redial_folder, teacher
 
@@ -272,7 +273,7 @@ def test_the_job_ends_at_its_largest_cost(job):
         assert len(server.requests) == 3 and "--max-cost is 3" in job.said
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, *slow(signal.SIGINT, signal.SIGTERM)])
 def test_a_stopped_job_goes_on_and_asks_nothing_twice(job, number):
     held = threading.Event()
     released = threading.Event()

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from rlbench.tracking.wandb_file import read_run
+from tests.conftest import slow
 from tests.helpers_wandb_server import wandb_server
 
 ROOT = Path(__file__).parents[2]
@@ -223,7 +224,7 @@ def service_of(started: subprocess.Popen[str]) -> psutil.Process:
     return service
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, *slow(signal.SIGSTOP)])
 def test_service_that_dies_or_hangs(tmp_path: Path, number: signal.Signals) -> None:
     """A hung service no longer empties its socket, so wandb's own `log` and clean-up would wait for ever."""
     with process(tmp_path / "run", "offline", patience=LITTLE) as started:

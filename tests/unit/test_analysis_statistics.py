@@ -20,6 +20,7 @@ from analysis.statistics import (
 )
 from analysis.statistics.intervals import own_variance
 from benchmarks import coverage
+from tests.conftest import slow
 from tests.helpers_statistics import slow_interval
 
 
@@ -223,7 +224,7 @@ def test_coverage_whatever_the_share_of_the_seeds(seeds: int) -> None:
     assert (coverage.known_coverage(seeds, 0.9, "Satterthwaite") < 0.93) == (seeds <= 3)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 6, 10])
+@pytest.mark.parametrize("seeds", [*slow(2), 3, *slow(4), 5, *slow(6, 10)])
 def test_small_p_are_nominal_whatever_the_share_of_the_seeds(seeds: int) -> None:
     """Holm needs p far below .05 to be right. With three seeds, p below .007 came 1.6 times too often."""
     shares = np.linspace(0, 1, 26)

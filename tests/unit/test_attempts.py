@@ -185,6 +185,7 @@ with claim(locate(config, "rl"), config) as mine:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_want_the_same_run_have_it_one_after_the_other(tmp_path):
     command = [sys.executable, "-c", ONE_AFTER_THE_OTHER, str(tmp_path)]
     processes = [

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -35,11 +36,17 @@ ANY_SIZE = {
 }
 
 
-def plain(override: str) -> dict[str, Any]:
+@cache
+def _plain(override: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         found = OmegaConf.to_container(compose("config", overrides=[override]), resolve=True)
     assert isinstance(found, dict)
     return found
+
+
+def plain(override: str) -> dict[str, Any]:
+    """The values of a config, to be changed."""
+    return copy.deepcopy(_plain(override))
 
 
 def numbers_of(kind: Any, prefix: str = "") -> set[str]:

@@ -15,7 +15,7 @@ from rlbench.rewards.combine import COMBINERS
 from rlbench.running import checks as schema
 from rlbench.running.checks import check_config
 from rlbench.running.cli import CONF, check_overrides, groups
-from tests.conftest import composed
+from tests.conftest import composed, slow
 
 RUN_PY = CONF.parent / "run.py"
 
@@ -38,7 +38,7 @@ NEEDED = {
 """What an option needs beside the defaults."""
 
 
-@pytest.mark.parametrize("group", ["algorithm", "reward", "matching", "dataset", "model", "tracker"])
+@pytest.mark.parametrize("group", [*slow("algorithm", "reward"), "matching", "dataset", "model", "tracker"])
 def test_every_option_composes(group):
     for option in groups()[group]:
         config = composed(f"{group}={option}", *NEEDED.get((group, option), []))

@@ -434,7 +434,8 @@ def cell(folder: Path, cache: str, *overrides: str) -> Config:
     )
 
 
-@pytest.mark.parametrize("algorithm", ["uniapl", pytest.param("sprec", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["uniapl", "sprec"])
 def test_a_run_from_the_cache_is_the_same_run(algorithm, tmp_path):
     made = {}
     for cache in ("cached", "plain"):

@@ -210,8 +210,8 @@ UNKNOWN_POWER = "not shown; the difference does not vary, so this design’s pow
             1,
             ["is the only trained row: NDCG@10 on test .000", "one seed: compares models, not methods"],
         ),
-        (None, LABELS[:1], 3, ["is the only trained row"]),
-        (None, LABELS, 1, ["With one seed, this compares trained models"]),
+        pytest.param(None, LABELS[:1], 3, ["is the only trained row"], marks=pytest.mark.slow),
+        pytest.param(None, LABELS, 1, ["With one seed, this compares trained models"], marks=pytest.mark.slow),
     ],
 )
 def test_reports_and_tables_of_degenerate_data(

@@ -36,6 +36,7 @@ from rlbench.runs.directory import (
     locate,
 )
 from rlbench.runs.record import SWEEP
+from tests.conftest import slow
 
 RATE = "trainer.rl.learning_rate=tag(log, interval(1e-6, 1e-2))"
 UPDATES, EVERY = 8, 2
@@ -218,7 +219,7 @@ def test_one_seed_of_the_sampler_gives_the_same_proposals_and_another_others(ben
     assert len(set(proposed["a"])) == 6
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
+@pytest.mark.parametrize("sampler", ["tpe", *slow("random", "grid")])
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(bench, tmp_path_factory, sampler):
     rate = "trainer.rl.learning_rate=choice(1e-2,1e-3,1e-4,1e-5)" if sampler == "grid" else RATE
     usual = {"sampler": sampler, "trials": 4, "startup_trials": 2}
@@ -296,7 +297,8 @@ def test_a_proposal_whose_run_has_not_ended_as_the_journal_says_is_named(bench, 
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"metrics": []}', '{"metrics": {"validation": {"ndcg@10": "1"}}}']
+    "content",
+    ["", *slow("[]", "{}", '{"metrics": []}'), '{"metrics": {"validation": {"ndcg@10": "1"}}}'],
 )
 def test_a_damaged_result_of_a_proposal_is_named(bench, content):
     bench.run(Search(bench.studies((RATE,))), closeness)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlbench.__main__ import COMMANDS
+from tests.conftest import slow
 from tests.helpers import ROOT
 
 HEAVY = ("torch", "transformers", "trl", "datasets", "pandas", "pyarrow", "matplotlib", "scipy")
@@ -71,7 +72,7 @@ def test_a_wrong_option_loads_no_large_package(tmp_path: Path) -> None:
     assert all("no-such-option" in text or "required" in text for _, _, text in found.values())
 
 
-@pytest.mark.parametrize("sweep", [[], ["-m", "reward=relevance,dcg"]])
+@pytest.mark.parametrize("sweep", [[], *slow(["-m", "reward=relevance,dcg"])])
 def test_bad_words_and_values_of_a_run_load_no_large_package(tmp_path: Path, sweep: list[str]) -> None:
     wrong = ["sed=0", "algorithm=grop", "trainer.rl.updates=-1", "trainer.rl.updates=x", "runtime.device=tpu", "foo"]
     found = outcomes([["run", *sweep, word] for word in wrong], tmp_path)
