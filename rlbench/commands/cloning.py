@@ -27,7 +27,7 @@ from rlbench.runs.record import IDENTITY, MANIFEST
 from rlbench.runs.recorded import read_settings
 from rlbench.training.callbacks import REFERENCE_FILE
 from rlbench.training.checkpoints import last_checkpoint, steps_of
-from rlbench.training.cloning import check_best, checkpoint_of
+from rlbench.training.cloning import check_best, checkpoint_of, spent_by
 
 OF_RL = (
     *("updates", "learning_rate", "learning_rate_steps", "schedule", "warmup_updates", "adam_beta2", "max_grad_norm"),
@@ -86,7 +86,7 @@ def clone_of(folder: Path, at: int | None, words: Sequence[str], config_dir: Pat
         identity_digest(parent.identity), "rl", step, changed, _below(parent, parent_config), _row(parent_config)
     )
     if "variant" not in given:
-        config.variant = _variant(parent_config, step, changed)
+        config.variant = _variant(parent_config, config, step, changed)
     config = replace(config, clone=clone)
     problems = check_values(config, count()) + check_places(config, to_write=True)
     problems = problems or _of_checkpoint(config, parent, step)
@@ -222,10 +222,11 @@ def _row(config: Config) -> str:
     return f"{own} @ {config.row_variant}" if config.row_variant else own
 
 
-def _variant(parent: Config, step: int, changed: Sequence[str]) -> str:
+def _variant(parent: Config, config: Config, step: int, changed: Sequence[str]) -> str:
     """Return what separates the row of a clone: the parent's row, the update, and settings that the row lacks."""
     settings = dict(word.split("=", 1) for word in changed)
-    shown = {key: value for key, value in settings.items() if key not in ("algorithm", "reward")}
+    named = ("algorithm", "reward", *config.drawn)
+    shown = {key: value for key, value in settings.items() if key not in named}
     return variant({"from": parent.label, "step": str(step), **shown})
 
 
@@ -245,6 +246,12 @@ def _of_checkpoint(config: Config, parent: Run, step: int) -> list[str]:
     if own.status() == "done" or steps_of(own.checkpoints):
         return []
     source = checkpoint_of(parent.root, step)
+    budget = config.trainer.rl.token_budget
+    if budget is not None and (spent := spent_by(source, step)["generated_tokens"]) >= budget:
+        return [
+            f"trainer.rl.token_budget = {budget:,}: the parent had generated {spent:,} tokens at update {step}, which "
+            "count, so nothing is left to train; raise it, or choose an earlier checkpoint with --at"
+        ]
     problems = check_best(parent, config.evaluation.metric, step) if config.evaluation.checkpoint == "best" else []
     if config.policy_optimisation.reference.sync_every and not (source / REFERENCE_FILE).exists():
         problems.append(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlbench.config.baselines import BASELINES
-from rlbench.config.schema import Config, FileModelConfig
+from rlbench.config.schema import Config, FileModelConfig, RolloutConfig, SamplerConfig, ScheduleConfig
 
 LONGEST = 255
 """Maximum bytes of one name in a file system."""
@@ -124,6 +124,17 @@ def _hidden(key: str, name: str) -> str:
     return HIDDEN if begins else ""
 
 
+def _names_of_defaults(config: Config) -> list[str]:
+    """Return one sentence per choice that has the name of the default, which would be the name of its row."""
+    usual = {"sampler": SamplerConfig().name, "rollout": RolloutConfig().name, "schedule": ScheduleConfig().name}
+    return [
+        f"{key}.name = {name} names the default, but {key} is another here, and its rows would have that name; give "
+        f"it one of its own, such as {key}.name=mine"
+        for key, name in config.drawn.items()
+        if name == usual[key]
+    ]
+
+
 def check_names(config: Config) -> list[str]:
     """Return one sentence per invalid name in a config."""
     project = config.tracker.project
@@ -135,11 +146,15 @@ def check_names(config: Config) -> list[str]:
         "dataset.name": config.dataset.name,
         "model.name": config.model.name,
         "adapter.name": config.adapter.name,
+        "sampler.name": config.sampler.name,
+        "rollout.name": config.rollout.name,
+        "schedule.name": config.schedule.name,
         "tracker.entity": "none" if config.tracker.entity is None else config.tracker.entity,
     }
     odd = [(key, name, odd_name(name) or _hidden(key, name)) for key, name in names.items()]
     odd.append(("tracker.project", project, odd_project(project)))
     problems = [f"{key} = {_shown(name)} {why}; give another name, such as {key}=mine" for key, name, why in odd if why]
+    problems += _names_of_defaults(config)
     if problems or check_paths(config):
         return problems  # the row's name is made of these
     if why := odd_name(config.label):

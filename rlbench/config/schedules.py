@@ -11,7 +11,7 @@ keyword-only parameters are its options. `shape` registers it, also from plugins
 
 import copy
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from fnmatch import fnmatch
 from typing import Any, TypeVar
@@ -204,6 +204,7 @@ class Schedules:
 
     Attributes:
         statistics: names of the training metrics that the shapes read.
+        readers: the keys whose shapes read each of them.
     """
 
     def __init__(self, config: Config):
@@ -212,7 +213,11 @@ class Schedules:
             key: filled(SHAPES[str(given["shape"])], {k: v for k, v in given.items() if k != "shape"})
             for key, given in flat(config.schedule.values).items()
         }
-        self.statistics = {str(given["of"]) for given in flat(config.schedule.values).values() if "of" in given}
+        self.readers: dict[str, list[str]] = {}
+        for key, given in flat(config.schedule.values).items():
+            if "of" in given:
+                self.readers.setdefault(str(given["of"]), []).append(key)
+        self.statistics = set(self.readers)
 
     def at(
         self,
@@ -241,6 +246,13 @@ class Schedules:
         rl = self.config.trainer.rl
         every = [self.at(update) for update in range(0, rl.updates, rl.num_iterations)]
         return {key: [values[key] for values in every] for key in self.of_key}
+
+    def counting_updates(self) -> list[str]:
+        """Keys whose course depends on `trainer.rl.updates`: a run that ends earlier cuts it short."""
+        updates = self.config.trainer.rl.updates
+        longer = Schedules(with_values(self.config, {"trainer.rl.updates": 2 * updates}))
+        ours, theirs = self.drawn(), longer.drawn()
+        return [key for key, values in ours.items() if theirs[key][: len(values)] != values]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Mapping[str, Any]]:
@@ -286,16 +298,17 @@ def with_values(config: Config, values: Mapping[str, float]) -> Config:
     return changed
 
 
-def check_schedules(config: Config, check: Callable[[Config], list[str]]) -> list[str]:
+def check_schedules(config: Config, check: Callable[[Config], list[str]], metrics: Sequence[str]) -> list[str]:
     """Every problem of a config's schedules, one sentence each.
 
     Args:
         config: a config that is valid without its schedules.
         check: the problems of a config, to which each schedule's smallest and largest value are given.
+        metrics: names of the training metrics that shapes may read.
     """
     problems = []
     for key, given in flat(config.schedule.values).items():
-        problems += _check_one(config, key, given)
+        problems += _check_one(config, key, given) or _check_metric(key, given, metrics)
     if problems:
         return problems
     schedules = Schedules(config)
@@ -309,6 +322,16 @@ def check_schedules(config: Config, check: Callable[[Config], list[str]]) -> lis
             wrong = check(with_values(config, {key: round(value) if whole else value}))
             problems += [f"schedule.values.{key} reaches {value:g}: {problem}" for problem in wrong]
     return list(dict.fromkeys(problems))
+
+
+def _check_metric(key: str, given: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+    if "of" not in given or given["of"] in metrics:
+        return []
+    name = str(given["of"])
+    return [
+        f"schedule.values.{key}.of = '{name}' is no training metric, so the value would never change; "
+        f"docs/metrics.md has them.{nearest(name, list(metrics))}"
+    ]
 
 
 def _check_one(config: Config, key: str, given: Any) -> list[str]:

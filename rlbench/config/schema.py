@@ -1075,12 +1075,21 @@ class Config:
     def row_variant(self) -> str:
         """What separates this RL row from others of the same algorithm and reward; "" if nothing does."""
         start = "" if self.trainer.rl.start == "sft" else self.trainer.rl.start
-        sampler = "" if self.sampler == SamplerConfig() else self.sampler.name
-        rollout = "" if self.rollout == RolloutConfig() else self.rollout.name
-        schedule = self.schedule.name if self.schedule.values else ""
-        drawn = (sampler, rollout, schedule)
+        drawn = self.drawn.values()
         parts = (self.variant, self.dataset.demonstration_source, start, *drawn, self.adapter_label("rl"))
         return "-".join(part for part in parts if part)
+
+    @property
+    def drawn(self) -> dict[str, str]:
+        """Names of the sampler, rollout and schedule, by section, without the defaults."""
+        found = {}
+        if self.sampler != SamplerConfig():
+            found["sampler"] = self.sampler.name
+        if self.rollout != RolloutConfig():
+            found["rollout"] = self.rollout.name
+        if self.schedule.values:
+            found["schedule"] = self.schedule.name
+        return found
 
     def adapter_label(self, stage: str) -> str:
         """The adapter's part of a stage's row name; "" for a stage that no adapter affects."""

@@ -4,7 +4,7 @@ Figures, tables, pages, messages and docs take their words from here. docs/metri
 the definitions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -183,6 +183,25 @@ def entry_of(name: str) -> Metric | None:
     if at and k.isdigit():
         return METRICS.get(f"{stem}@k")
     return METRICS.get(f"{family}/<name>" if slash else name)
+
+
+def of_training(families: Mapping[str, Iterable[str]], ranks: int) -> list[str]:
+    """Names under which a training can record metrics, in the order of the catalogue.
+
+    Args:
+        families: the names after the / of term, regulariser and schedule.
+        ranks: number of ranks, for metrics of one rank.
+    """
+    names = []
+    for metric in TRAINING:
+        stem, slash, _ = metric.name.partition("/")
+        if slash:
+            names += [f"{stem}/{name}" for name in families[stem]]
+        elif metric.k == "rank":
+            names += [metric.name.replace("@k", f"@{rank}") for rank in range(1, ranks + 1)]
+        else:
+            names.append(metric.name)
+    return names
 
 
 def metric_of(name: str) -> Metric:

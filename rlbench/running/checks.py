@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatch
 
 from rlbench.base.errors import nearest
 from rlbench.base.program import by_name, install
@@ -19,7 +20,7 @@ from rlbench.config.decoding import CONSTRAINTS, EXCLUSIONS, check_constraints, 
 from rlbench.config.engines import CORRECTIONS, ENGINES, PREFILLS, check_generation
 from rlbench.config.names import check_paths
 from rlbench.config.plugins import HINT, load_plugins
-from rlbench.config.schedules import check_schedules
+from rlbench.config.schedules import check_schedules, flat
 from rlbench.config.schema import (
     AlgorithmConfig,
     Config,
@@ -33,7 +34,7 @@ from rlbench.config.schema import (
 )
 from rlbench.lists.catalog import MATCHERS, check_matching
 from rlbench.lists.items import LINE_FORMATS, TITLES
-from rlbench.lists.metric_catalogue import selectable
+from rlbench.lists.metric_catalogue import of_training, selectable
 from rlbench.preference.checks import check_choices, check_preference
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
@@ -90,7 +91,16 @@ def check_config(config: Config, processes: int = 1) -> list[str]:
     if isinstance(config.algorithm, PreferenceConfig) and not problems:
         problems += check_choices(config.algorithm, config)
     problems += [] if problems else check_sampling(config, processes)
-    return problems or refusals(config) or check_schedules(config, lambda changed: _of_numbers(changed, processes))
+    problems = problems or refusals(config)
+    return problems or check_schedules(config, lambda changed: _of_numbers(changed, processes), _recorded(config))
+
+
+def _recorded(config: Config) -> list[str]:
+    """Names of the metrics that a config's training can record."""
+    algorithm = config.algorithm
+    regularisers = algorithm.regularisers if isinstance(algorithm, AlgorithmConfig) else ()
+    families = {"term": config.reward.terms, "regulariser": regularisers, "schedule": flat(config.schedule.values)}
+    return of_training(families, config.dataset.list_length)
 
 
 def _of_numbers(config: Config, processes: int) -> list[str]:
@@ -262,10 +272,19 @@ def _heads_of_tiny(model: TinyModelConfig) -> list[str]:
     ]
 
 
+def _without_reward(config: Config) -> list[str]:
+    """Refuse terms that all have weight 0, unless a schedule changes a weight."""
+    weights = [term.get("weight") for term in config.reward.terms.values() if isinstance(term, Mapping)]
+    changes = any(fnmatch(key, "reward.terms.*.weight") for key in flat(config.schedule.values))
+    if "rl" not in config.stages or not weights or any(weight != 0 for weight in weights) or changes:
+        return []
+    return ["reward.terms: every weight is 0, so every reward is 0; give a term another weight"]
+
+
 def _policy_optimisation(config: Config) -> list[str]:
     """Check a policy-optimisation algorithm except for its pieces."""
     algorithm = config.policy_optimisation
-    problems: list[str] = []
+    problems = [] if config.reward.combine == "power_mean" else _without_reward(config)
     for key, value, known in [
         ("algorithm.layout", algorithm.layout, LAYOUTS),
         ("algorithm.missing_rank", algorithm.missing_rank, MISSING_RANKS),

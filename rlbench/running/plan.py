@@ -28,6 +28,7 @@ from rlbench.runs.directory import (
 from rlbench.runs.identity import INPUTS
 from rlbench.runs.record import BUDGET, IDENTITY
 from rlbench.runs.sharing import find_finished
+from rlbench.training.made import cut_by_budget
 
 LONGEST_LINE = 10_000
 """Maximum number of characters in a line of output that goes to a file or pipe."""
@@ -136,7 +137,7 @@ def show(configs: Sequence[Config], jobs: int, console: Console) -> None:
         status = f"taken from {_place(step.source, configs[0])}" if step.source else step.status or "to run"
         table.add_row(*row, Text(status), _expectation(step.seconds) if step.to_run else "")
     _print(table, console)
-    for line in [*learning_rates(configs), *schedules(configs)]:
+    for line in [*learning_rates(configs), *schedules(configs), *budgets(configs)]:
         console.print(line, soft_wrap=True, markup=False)
     todo = [step for step in found if step.to_run]
     known = [step.seconds for step in todo if step.seconds is not None]
@@ -195,6 +196,15 @@ def learning_rates(configs: Sequence[Config]) -> list[str]:
         f"{f'from {source}' if source else 'as given'}"
         for (rate, source), labels in rows.items()
     ]
+
+
+def budgets(configs: Sequence[Config]) -> list[str]:
+    """Return what budgets of tokens may cut short: a line per case, with its rows if there are others."""
+    rows: dict[str, dict[str, None]] = {}
+    for config in configs:
+        if said := cut_by_budget(config):
+            rows.setdefault(said, {})[config.label] = None
+    return [f"note: {'' if len(rows) == 1 else ', '.join(labels) + ': '}{said}" for said, labels in rows.items()]
 
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -23,7 +23,7 @@ from rlbench.runs.record import INHERITED, Outcome, Tuning
 from rlbench.runs.tables import predictions_file, samples_file
 from rlbench.training.arguments import on_cpu
 from rlbench.training.checkpoints import rewind_logs
-from rlbench.training.made import without_signal
+from rlbench.training.made import cut_by_budget, without_signal
 from rlbench.training.rl import TrainingData, train_rl
 from rlbench.training.sft import train_sft
 from rlbench.training.validation import Validation
@@ -176,6 +176,8 @@ def rl(session: Session, recording: Recording) -> Outcome:
     updates = config.trainer.rl.updates
     if found := without_signal(validation_means(before), config.evaluation.metric):
         console.print(f"note: RL has almost no signal to learn from. After {before.label}, {found}", style="yellow")
+    if said := cut_by_budget(config):
+        console.print(f"note: {said}", style="yellow", markup=False, soft_wrap=True)
     start_streams(config.seed)
     progress = _progress(session, target, f"seed {config.seed}", updates, "update")
     trained = train_rl(
@@ -188,6 +190,13 @@ def rl(session: Session, recording: Recording) -> Outcome:
         progress,
     )
     progress.close()
+    if trained.stop is None and trained.updates < updates:
+        console.print(
+            f"note: trainer.rl.token_budget = {config.trainer.rl.token_budget:,} ended the training after update "
+            f"{trained.updates} of {updates}",
+            style="yellow",
+            soft_wrap=True,
+        )
     lists, rule = _greedy(session, target, target.final_model), config.evaluation.checkpoint
     result = _finish(session, recording, lists, trained.step, rule, trained.updates)
     result["stopped"] = trained.stop.result if trained.stop else None

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from rlbench.config.schedules import Schedules
 from rlbench.config.schema import Config, PreferenceConfig
 from rlbench.preference.rounds import prompts_drawn
 
@@ -53,6 +54,22 @@ def planned(config: Config, updates: int | None = None) -> dict[str, int]:
     rollouts = math.ceil(updates / rl.num_iterations)
     completions = rollouts * rl.completions_per_update
     return {"updates": updates, "prompts": completions // rl.group_size, "completions": completions}
+
+
+def cut_by_budget(config: Config) -> str:
+    """What a budget of tokens may cut short, or "" without one: settings whose course counts planned updates."""
+    rl = config.trainer.rl
+    if rl.token_budget is None or "rl" not in config.stages:
+        return ""
+    counting = [f"schedule.values.{key}" for key in Schedules(config).counting_updates()]
+    if rl.schedule != "constant":
+        counting.append(f"trainer.rl.schedule = {rl.schedule}")
+    if rl.learning_rate_steps:
+        counting.append("trainer.rl.learning_rate_steps")
+    if "tiers" in config.sampler.weigh:
+        counting.append(f"sampler.weigh = {config.sampler.weigh}")
+    said = f"trainer.rl.token_budget = {rl.token_budget:,} may end the training before update {rl.updates}"
+    return f"{said}; {' and '.join(counting)} would be cut short there" if counting else said
 
 
 def check_made(made: Mapping[str, int], wanted: Mapping[str, int]) -> None:

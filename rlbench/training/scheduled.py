@@ -1,5 +1,6 @@
 """Numbers that change at rollouts (`rlbench.config.schedules`), in the trainer."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from rlbench.runs import processes
 from rlbench.training.callbacks import training_metrics
 from rlbench.training.schedule import Factor
 from rlbench.training.trainer import RankedListTrainer
+
+log = logging.getLogger(__name__)
 
 STATISTIC, MEMORY = "statistic/", "schedule/"
 """Beginnings of the keys under which the trainer carries the latest metrics and what shapes remember."""
@@ -37,6 +40,7 @@ class Scheduled(TrainerCallback):
     def __init__(self, config: Config, trainer: RankedListTrainer):
         self.trainer, self.schedules = trainer, Schedules(config)
         self.values: dict[str, float] = {}
+        self.warned = False
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         config, carried = self.schedules.config, self.trainer.carried
@@ -67,3 +71,15 @@ class Scheduled(TrainerCallback):
         # Those of the main process, so that all processes have the same.
         found = processes.gather({name: metrics[name] for name in self.schedules.statistics if name in metrics})[0]
         self.trainer.carried.update({f"{STATISTIC}{name}": float(value) for name, value in found.items()})
+        if metrics and not self.warned:
+            self.warned = True
+            self._warn("has not been recorded so far")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._warn("was never recorded")
+
+    def _warn(self, what: str) -> None:
+        """Warn of metrics that shapes read and that the training does not record."""
+        for name in sorted(self.schedules.statistics - self._known()):
+            keys = " and ".join(f"schedule.values.{key}" for key in self.schedules.readers[name])
+            log.warning("%s: the training metric '%s' %s, so the value is as without it", keys, name, what)

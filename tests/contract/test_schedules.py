@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 
+from rlbench.config.names import check_names
 from rlbench.config.schedules import SHAPES, Schedules, When, flat, value_of, with_values
 from rlbench.running.checks import check_config
+from rlbench.running.cli import groups
+from rlbench.running.plan import budgets
 from rlbench.running.plan import schedules as drawn
 from rlbench.runs.directory import locate
 from rlbench.training.scheduled import Scheduled, scheduled_rate
@@ -101,6 +104,11 @@ REFUSED = {
     "+schedule.values.trainer.rl.learning_rate={shape:statistic,of:reward,low:0,high:1,first:0}": "another shape",
     "algorithm.kl.beta=0 +schedule.values.algorithm.kl.beta={shape:constant,value:1}": "above 0",
     "algorithm=dpo schedule=siri_stair": "has no rollouts",
+    "+schedule.values.algorithm.kl.beta={shape:statistic,of:rewrd,low:0,high:1,first:0}": "Did you mean 'reward'?",
+    "+schedule.values.algorithm.kl.beta={shape:after_minimum,of:recall@10,rise:1.1,low:0,high:1,length:2}": "never",
+    "+schedule.values.algorithm.kl.beta={shape:statistic,of:reward@11,low:0,high:1,first:0}": "no training metric",
+    "+schedule.values.algorithm.kl.beta={shape:statistic,of:term/relevant,low:0,high:1,first:0}": "'term/relevance'?",
+    "+schedule.values.rollout.ranks={shape:linear,start:8,end:40}": "more than dataset.list_length = 10",
 }
 
 
@@ -108,6 +116,67 @@ REFUSED = {
 def test_refusals(words: str) -> None:
     problems = check_config(composed(*words.split(" ")))
     assert problems and any(REFUSED[words] in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize("of", ["reward", "reward@10", "term/relevance", "schedule/algorithm.kl.beta", "kl"])
+def test_metrics_of_training_may_be_read(of: str) -> None:
+    shape = f"shape:statistic,of:'{of}',low:0.1,high:1,first:0.5"
+    assert check_config(composed("algorithm.kl.beta=0.1", f"+schedule.values.algorithm.kl.beta={{{shape}}}")) == []
+
+
+def test_a_metric_that_is_never_recorded_is_named(mini, start, tmp_path, caplog) -> None:
+    shape = "low:0.1,high:1,first:0.5"
+    shapes = [
+        f"+schedule.values.generation.temperature={{shape:statistic,of:experts_silent,{shape}}}",
+        f"+schedule.values.algorithm.kl.beta={{shape:statistic,of:reward,{shape}}}",
+    ]
+    once = ["trainer.rl.updates=2", "trainer.rl.num_iterations=1", "evaluation.every=2", "algorithm.kl.beta=0.1"]
+    config = composed(*SHORT, *once, *shapes)
+    assert not check_config(config)
+    trainer = make_trainer(config, mini, *load(start), tmp_path)
+    trainer.add_callback(Scheduled(config, trainer))
+    trainer.train()
+    said = [record.getMessage() for record in caplog.records if record.name == "rlbench.training.scheduled"]
+    assert len(said) == 2 and all("generation.temperature" in one and "'experts_silent'" in one for one in said)
+    assert "so far" in said[0] and "never" in said[1]
+
+
+def test_a_budget_of_tokens_names_what_it_may_cut_short() -> None:
+    shapes = {
+        "generation.temperature": "shape:linear,start:1,end:2",
+        "rollout.ranks": "shape:stair,high:8,low:2,period:4",
+    }
+    words = [f"+schedule.values.{key}={{{shape}}}" for key, shape in shapes.items()]
+    config = composed("trainer.rl.token_budget=5000", "trainer.rl.schedule=cosine", "sampler=tiers", *words)
+    (said,) = budgets([config])
+    assert said.startswith("note: trainer.rl.token_budget = 5,000 may end the training before update")
+    assert "schedule.values.generation.temperature and trainer.rl.schedule = cosine and sampler.weigh = tiers" in said
+    assert "rollout.ranks" not in said and "cut short" in said  # a stair counts its own updates
+    (plain,) = budgets([composed("trainer.rl.token_budget=5000", "trainer.rl.schedule=constant"), composed()])
+    assert "cut short" not in plain
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["+schedule.values.algorithm.kl.beta={shape:constant,value:1}"], "schedule"),
+        (["rollout.ranks=4"], "rollout"),
+        (["+sampler.options.pruned.solved=1"], "sampler"),
+    ],
+)
+def test_a_choice_with_the_name_of_the_default_is_refused(words, key) -> None:
+    config = composed(*words)
+    (problem,) = check_names(config)
+    assert f"{key}.name=mine" in problem
+    assert check_names(composed(*words, f"{key}.name=mine")) == []
+    assert "is empty" in check_names(composed(*words, f"{key}.name=''"))[0]
+
+
+def test_every_choice_of_conf_has_a_name_of_its_own() -> None:
+    for group, options in groups().items():
+        if group in ("sampler", "rollout", "schedule"):
+            for option in options:
+                assert check_names(composed(f"{group}={option}", "algorithm=uniapl")) == []
 
 
 def test_a_schedule_is_part_of_the_identity(tmp_path) -> None:

@@ -33,7 +33,8 @@ def recorded(config: Config, steps: tuple[int, ...] = (20, 40)) -> Run:
     for step in steps:
         folder = run.checkpoints / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        (folder / "rlbench.json").write_text("{}")
+        counts = dict.fromkeys(("prompts", "completions", "trained_tokens"), 0) | {"generated_tokens": 100 * step}
+        (folder / "rlbench.json").write_text(json.dumps({"budget": {"counts": counts, "seconds": {"total": 1.0}}}))
         seal(folder, logs=run.logs)
     return run
 
@@ -60,6 +61,28 @@ def test_the_ancestry_is_in_identity_and_row(parent: Run) -> None:
     assert config.label == "rank_grpo-relevance@from=grpo-relevance,step=20,learning_rate=1e-05"
     assert locate(config, "sft").hash == locate(config_of(parent.root.parents[4]), "sft").hash
     assert sys.argv[-2:] == ["--at", "20"]  # so that the recorded command finds the same clone later
+
+
+def test_a_budget_that_leaves_tokens_is_accepted(parent: Run) -> None:
+    config = clone_of(parent.root, 20, ["trainer.rl.token_budget=2001"], None)
+    assert config.trainer.rl.token_budget == 2001
+
+
+def test_a_choice_is_named_once(parent: Run) -> None:
+    def label(*words: str, of: Run = parent) -> str:
+        return clone_of(of.root, 20, list(words), None).label
+
+    beginning = "grpo-relevance@from=grpo-relevance,step=20"
+    assert label("sampler=dots_replay") == f"{beginning}-dots_replay"
+    assert label("rollout=tree", "schedule=kl_decay", "algorithm.kl.beta=0.1") == f"{beginning},beta=0.1-tree-kl_decay"
+    assert label("sampler=dots_replay", "sampler.replay=0.25") == f"{beginning},replay=0.25-dots_replay"
+
+
+def test_a_choice_that_a_clone_drops_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["rlbench clone"])
+    parent = recorded(config_of(tmp_path, "sampler=pool"))
+    config = clone_of(parent.root, 20, ["sampler=uniform"], None)
+    assert config.label.startswith("grpo-relevance@from=grpo-relevancepool,step=20,sampler=uniform-")
 
 
 def test_a_config_without_a_clone_has_the_same_identity_as_ever(tmp_path: Path) -> None:
@@ -105,6 +128,7 @@ def test_settings_that_the_checkpoint_depends_on_are_refused_together(parent: Ru
     [
         (30, ["reward=dcg"], "has no checkpoint of update 30 (checkpoints: 20, 40)"),
         (40, ["trainer.rl.updates=40"], "leaves nothing to train at trainer.rl.updates = 40"),
+        (20, ["trainer.rl.token_budget=2000"], "had generated 2,000 tokens at update 20, which count"),
         (20, ["algorithm=grop"], "Did you mean 'grpo'?"),
         (20, ["algorithm=dpo"], "a clone needs an algorithm of policy optimisation"),
         (20, ["algorithm=grpo,gspo"], "one run has one value"),

@@ -216,6 +216,7 @@ def test_help_names_the_groups():
         (["+reward.terms.value={weight:1.0,alpha:-1}"], "reward.terms.value.alpha = -1 must be"),
         (["reward.power=2"], "has no effect with reward.combine=sum_then_normalise"),
         (["reward=power_mean", "+reward.terms.length.weight=1"], "reward.terms.length can be negative"),
+        (["reward.terms.relevance.weight=0"], "reward.terms: every weight is 0, so every reward is 0"),
         (["reward=power_mean", "reward.terms.ndcg.weight=-1"], "must not be negative with reward.combine=power_mean"),
         (["reward=power_mean", "reward.power=nan"], "reward.power = nan must be a finite number"),
         (["reward.success.rule=any_hits"], "Did you mean 'any_hit'?"),

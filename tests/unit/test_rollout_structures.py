@@ -225,6 +225,7 @@ REFUSED = {
     "sampler=mix": "shares is missing",
     "sampler=uniform sampler.make=hnt": "Did you mean 'hint'?",
     "rollout=tree +rollout.options.tree.brnch=3": "rollout.options.tree.brnch is unknown",
+    "rollout.ranks=11": "rollout.ranks = 11 is more than dataset.list_length = 10",
     "sampler=dynamic sampler.rounds=1": "has no effect with sampler.rounds = 1",
     "sampler=pool sampler.rounds=3": "refuses no group",
     "sampler=dots sampler.replay=.5": "needs a buffer",
