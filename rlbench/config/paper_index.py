@@ -135,7 +135,7 @@ HEAD = """<!-- Written by python -m rlbench.config.paper_index from conf/papers.
 For each paper: what it contributes, the command that runs it, and what was adapted to ranked lists. {run} of the
 {carried} systems in scope have a command, out of {all} papers. A test runs every command on a small model.
 
-    rlbench papers tree            # entries that contain a word
+    python -m rlbench.papers tree            # entries that contain a word
 
 The evidence says how sure a formula is:
 

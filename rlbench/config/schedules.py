@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from rlbench.base.errors import nearest
 from rlbench.config.options import Option, Positive, PositiveInt, Share, check_options, filled, options_of
-from rlbench.config.schema import Config, PreferenceConfig
+from rlbench.config.schema import Config
 
 CHANGEABLE = (
     "algorithm.kl.beta",
@@ -353,8 +353,6 @@ def _check_one(config: Config, key: str, given: Any) -> list[str]:
         return [f"{name} and trainer.rl.learning_rate_steps both change the learning rate; remove one of them"]
     if key == "trainer.rl.learning_rate" and "of" in given:
         return [f"{name}.shape = '{chosen}' reads a training metric, which a learning rate cannot; use another shape"]
-    if isinstance(config.algorithm, PreferenceConfig):
-        return [f"{name}: algorithm={config.algorithm.name} has no rollouts, so no number changes; use schedule=none"]
     options: dict[str, Option] = options_of(SHAPES[chosen])
     found = check_options(options, {k: v for k, v in given.items() if k != "shape"}, ("shape",))
     return [f"{name}.{problem}" for problem in found]

@@ -5,10 +5,13 @@ from typing import Any
 
 from rlbench.base.errors import nearest
 from rlbench.config.options import Option, check_options, with_defaults
-from rlbench.config.schema import Config, PreferenceConfig
+from rlbench.config.schema import Config, PreferenceConfig, RolloutConfig, SamplerConfig, ScheduleConfig
+from rlbench.preference.rounds import make_rounds
 from rlbench.teacher.endpoint import check_endpoint
 
 CHOSEN = ("sampled", "demonstration")
+USUAL = {"sampler": SamplerConfig().name, "rollout": RolloutConfig().name, "schedule": ScheduleConfig().name}
+"""Names of the choices that preference optimisation leaves as they are."""
 
 
 def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
@@ -38,11 +41,30 @@ def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
             f"generation.engine = '{config.generation.engine}' works only for policy optimisation; "
             f"algorithm={method.name} samples its lists with plain generate; use generation=default"
         )
+    if config.trainer.rl.token_budget is not None and len(make_rounds(method, config.trainer.rl)) == 1:
+        problems.append(
+            f"trainer.rl.token_budget = {config.trainer.rl.token_budget:,}: algorithm={method.name} with "
+            f"algorithm.rounds = {method.rounds} draws all lists before its first update, so a budget cannot end it "
+            "earlier; choose their number with algorithm.prompts, or use more rounds"
+        )
     return problems
 
 
-def check_choices(method: PreferenceConfig, config: Config) -> list[str]:
-    """Every problem of recipe, loss, update and their options, one sentence each. Plugins have been loaded."""
+def check_drawing(config: Config) -> list[str]:
+    """Choices of drawing that have no effect on preference optimisation, one sentence each."""
+    return [
+        f"{key} = {name} has no effect on algorithm={config.algorithm.name}, which draws its own lists and has no "
+        f"rollouts; use {key}={USUAL[key]}"
+        for key, name in config.drawn.items()
+    ]
+
+
+def check_choices(method: PreferenceConfig, config: Config, *, numbers: bool) -> list[str]:
+    """Every problem of recipe, loss, update and their options, one sentence each. Plugins have been loaded.
+
+    Args:
+        numbers: whether the config's numbers are valid. Otherwise only names and options are checked.
+    """
     from rlbench.preference.places import choices, lists_of_tuple, of_earlier, pieces_by_name  # loads torch
 
     chosen = choices(method)
@@ -54,7 +76,7 @@ def check_choices(method: PreferenceConfig, config: Config) -> list[str]:
             problems.append(f"algorithm.options.{name}: no piece has this name.{nearest(name, list(known))}")
         else:
             problems += [f"algorithm.options.{name}.{problem}" for problem in check_options(options[name], given)]
-    if problems:
+    if problems or not numbers:
         return problems
     (recipes, recipe), (losses, loss), _ = chosen
     facts, needs = recipes[recipe].facts, losses[loss].facts

@@ -35,7 +35,7 @@ from rlbench.config.schema import (
 from rlbench.lists.catalog import MATCHERS, check_matching
 from rlbench.lists.items import LINE_FORMATS, TITLES
 from rlbench.lists.metric_catalogue import of_training, selectable
-from rlbench.preference.checks import check_choices, check_preference
+from rlbench.preference.checks import check_choices, check_drawing, check_preference
 from rlbench.rewards.success import check_success
 from rlbench.rewards.terms import TERMS, check_terms
 from rlbench.tracking import check_modes
@@ -84,13 +84,13 @@ def check_config(config: Config, processes: int = 1) -> list[str]:
         problems += [] if problems else _metric(config)
     from rlbench.objective.checks import check_algorithm  # loads torch
     from rlbench.objective.guards import refusals
-    from rlbench.sampling.checks import check_sampling
+    from rlbench.sampling.checks import check_pieces, check_sampling
 
     if isinstance(config.algorithm, AlgorithmConfig):
         problems += check_algorithm(config.algorithm)
-    if isinstance(config.algorithm, PreferenceConfig) and not problems:
-        problems += check_choices(config.algorithm, config)
-    problems += [] if problems else check_sampling(config, processes)
+    if isinstance(config.algorithm, PreferenceConfig):
+        problems += check_choices(config.algorithm, config, numbers=not problems)
+    problems += check_pieces(config) if problems else check_sampling(config, processes)
     problems = problems or refusals(config)
     return problems or check_schedules(config, lambda changed: _of_numbers(changed, processes), _recorded(config))
 
@@ -180,6 +180,8 @@ def check_values(config: Config, processes: int = 1) -> list[str]:
     problems += _low_memory(config)
     if isinstance(config.algorithm, AlgorithmConfig):
         problems += _policy_optimisation(config)
+    else:
+        problems += check_drawing(config)
     if problems:
         # The checks below divide by or look up values that the checks above may have refused.
         return list(dict.fromkeys(problems))

@@ -5,7 +5,7 @@ from typing import Any
 
 from rlbench.base.errors import nearest
 from rlbench.config.options import Option, check_options, with_defaults
-from rlbench.config.schema import AlgorithmConfig, Config, MiniConfig, RolloutConfig, SamplerConfig
+from rlbench.config.schema import AlgorithmConfig, Config, MiniConfig
 from rlbench.data.record import Record
 from rlbench.objective.pieces import Place, baselines
 from rlbench.sampling.places import keeps, makers, structures, weights
@@ -19,14 +19,19 @@ def check_sampling(config: Config, processes: int = 1) -> list[str]:
         config: a config of valid numbers.
         processes: number of processes of the run.
     """
-    sampler, rollout = config.sampler, config.rollout
-    made = [] if sampler.make == "none" else [(makers, sampler.make)]
-    problems = _pieces("sampler", [(weights, sampler.weigh), (keeps, sampler.keep), *made], sampler.options)
-    problems += _pieces("rollout", [(structures, rollout.structure)], rollout.options)
-    if problems or not config.collects:
+    problems = check_pieces(config)
+    if problems or not config.collects or not isinstance(config.algorithm, AlgorithmConfig):
         return problems
     of_rollout = _of_rollout(config, processes)
     return [*_of_replay(config), *_of_rounds(config), *_of_maker(config, processes), *of_rollout, *_of_engine(config)]
+
+
+def check_pieces(config: Config) -> list[str]:
+    """Unknown pieces and wrong options of the sections `sampler` and `rollout`, one sentence each."""
+    sampler, rollout = config.sampler, config.rollout
+    made = [] if sampler.make == "none" else [(makers, sampler.make)]
+    problems = _pieces("sampler", [(weights, sampler.weigh), (keeps, sampler.keep), *made], sampler.options)
+    return problems + _pieces("rollout", [(structures, rollout.structure)], rollout.options)
 
 
 def check_prompts(config: Config, prompts: Sequence[Record], demonstrations: Sequence[Record] = ()) -> list[str]:
@@ -118,14 +123,7 @@ def _of_maker(config: Config, processes: int) -> list[str]:
 
 def _of_rollout(config: Config, processes: int) -> list[str]:
     rl, rollout = config.trainer.rl, config.rollout
-    if not isinstance(config.algorithm, AlgorithmConfig):
-        if config.sampler == SamplerConfig() and rollout == RolloutConfig():
-            return []
-        return [
-            f"sampler = {config.sampler.name} and rollout = {rollout.name} have no effect on algorithm="
-            f"{config.algorithm.name}, which draws its own lists; use sampler=uniform rollout=flat"
-        ]
-    problems, baseline = [], config.algorithm.baseline
+    problems, baseline = [], config.policy_optimisation.baseline
     options = all_options(rollout)
     if rollout.ranks is not None and rollout.ranks > config.dataset.list_length:
         problems.append(

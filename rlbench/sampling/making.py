@@ -91,7 +91,7 @@ def _off_half(solved: NDArray[np.float64], *, within: float) -> NDArray[np.bool_
     return np.abs(solved - 0.5) > within
 
 
-@makers.piece(when="after", wants=_hard)
+@makers.piece(when="after", wants=_hard, same_question=True)
 def hint(asked: Sequence[AskedPrompt], desk: MakersDesk, *, hard: Share = 0.25, shown: Share = 0.5) -> Making:
     """Hard prompts are asked again with some of their relevant items as a hint (inspired by SPARKLE, arXiv 2506.04723).
 
@@ -110,7 +110,7 @@ def hint(asked: Sequence[AskedPrompt], desk: MakersDesk, *, hard: Share = 0.25, 
     return made
 
 
-@makers.piece(when="after", wants=_not_easy)
+@makers.piece(when="after", wants=_not_easy, same_question=True)
 def rewritten(asked: Sequence[AskedPrompt], desk: MakersDesk, *, hard: Share = 0.3, easy: Share = 0.7) -> Making:
     """The policy says hard prompts more simply and medium ones in other words (CLPO, arXiv 2509.25004).
 

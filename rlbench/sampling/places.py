@@ -11,6 +11,8 @@ prompts, options) -> a sentence that says why the data do not fit, or ""."""
 keeps = Place("keep", section="sampler")
 """(totals (P, G), success (P, G)) -> (P,) bool: the groups that train. The others are drawn again."""
 makers = Place("make", ("when", "wants"), section="sampler")
-"""(asked prompts, desk) -> a new prompt for each, or None (`rlbench.sampling.making`)."""
+"""(asked prompts, desk) -> a new prompt for each, or None (`rlbench.sampling.making`).
+
+A fact that a piece may add: `same_question` = True, if the answers to a prompt also answer what is made of it."""
 structures = Place("structure", ("check", "levels", "held"), section="rollout")
 """(prompts, size, desk) -> the members of each prompt's group (`rlbench.sampling.members`)."""

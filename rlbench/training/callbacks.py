@@ -113,21 +113,21 @@ class Evaluator(TrainerCallback):
 
 
 class TokenBudget(TrainerCallback):
-    """Ends a training at the first rollout boundary after a number of generated tokens.
+    """Ends a training at the first boundary after a number of generated tokens.
 
     Args:
         ledger: counts the tokens.
         limit: the number; None for no end.
-        num_iterations: updates per generation.
+        draws_after: (update) -> whether lists are drawn next after this number of updates.
     """
 
-    def __init__(self, ledger: Ledger, limit: int | None, num_iterations: int):
-        self.ledger, self.limit, self.num_iterations = ledger, limit, num_iterations
+    def __init__(self, ledger: Ledger, limit: int | None, draws_after: Callable[[int], bool]):
+        self.ledger, self.limit, self.draws_after = ledger, limit, draws_after
 
     def is_spent(self, update: int) -> bool:
         """Whether the training is over after this number of updates."""
         generated = self.ledger.counts["generated_tokens"]
-        return self.limit is not None and update % self.num_iterations == 0 and generated >= self.limit
+        return self.limit is not None and self.draws_after(update) and generated >= self.limit
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.is_spent(state.global_step):

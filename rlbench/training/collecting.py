@@ -23,7 +23,7 @@ from rlbench.sampling.places import keeps, makers, structures, weights
 from rlbench.sampling.replay import Buffer, KeptGroup
 from rlbench.sampling.structures import levels_of
 from rlbench.training.desk import TrainerDesk
-from rlbench.training.experts import Advice
+from rlbench.training.experts import ASKS_ANOTHER, Advice
 
 if TYPE_CHECKING:
     from rlbench.training.trainer import RankedListTrainer
@@ -275,7 +275,12 @@ class Collector:
             rows: what a maker has made of them; None for the dataset's.
             tokens: what the maker has drawn for that.
         """
-        desk = TrainerDesk(trainer, [row or self.dataset[prompt] for prompt, row in zip(mine, rows, strict=True)], mine)
+        differs = self._maker is not None and not self._maker.same_question
+        of_desk = [
+            self.dataset[prompt] if row is None else row | {ASKS_ANOTHER: differs}
+            for prompt, row in zip(mine, rows, strict=True)
+        ]
+        desk = TrainerDesk(trainer, of_desk, mine)
         found = []
         if mine:
             groups, rewards = desk.groups(self._structure, self.group_size)
@@ -420,12 +425,14 @@ class Maker:
     Attributes:
         when: "before" or "after" (`rlbench.sampling.making`).
         make: (asked prompts, desk) -> a new prompt for each, or None.
+        same_question: whether the answers to a prompt also answer what is made of it.
     """
 
     def __init__(self, sampler: SamplerConfig):
         piece = makers[sampler.make]
         self.when: str = piece.facts["when"]
         self.make = makers.chosen(sampler.make, sampler.options)
+        self.same_question = bool(piece.facts.get("same_question"))
         self._wants = piece.facts["wants"]
         self._options = with_defaults(piece.options, sampler.options.get(sampler.make, {}))
 

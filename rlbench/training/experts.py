@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ RETRIES, BACKOFF = 3, 1.0
 FAILURES = 5
 """Prompts in a row without an answer, after which the run ends."""
 URL = "rollout.options.expert.url"
+ASKS_ANOTHER = "asks_another"
+"""Column of a made prompt, for the desk only: whether an answer to the dataset's prompt is none to it."""
 
 
 def make_advice(config: Config, demonstrations: Sequence[Record]) -> Advice | None:
@@ -44,20 +46,22 @@ def make_advice(config: Config, demonstrations: Sequence[Record]) -> Advice | No
     options = all_options(config.rollout)
     if options["source"] == "demonstration":
         shown = {one.context_id: one.completion[-1]["content"] for one in demonstrations if one.completion}
-        return lambda row: _free(shown.get(row["context_id"]))
+        return lambda row: _of_context(shown, row)
     if options["source"] == "oracle":
         assert isinstance(config.dataset, MiniConfig)
         best = {
             context: "\n".join(line_of(*film) for film in films)
             for context, films in mini.train_oracle(config.dataset).items()
         }
-        return lambda row: _free(best.get(row["context_id"]))
+        return lambda row: _of_context(best, row)
     if options["source"] == "endpoint":
         return AskedExpert(options["url"], options["model"], options["key_env"], Path(config.cache_dir))
     return None
 
 
-def _free(text: str | None) -> tuple[str, int] | None:
+def _of_context(lists: Mapping[str, str], row: dict[str, Any]) -> tuple[str, int] | None:
+    """The list that was made for a prompt's context; None if a maker has changed what the prompt asks."""
+    text = None if row.get(ASKS_ANOTHER) else lists.get(row["context_id"])
     return None if text is None else (text, 0)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from rlbench.config.schedules import Schedules
 from rlbench.config.schema import Config, PreferenceConfig
-from rlbench.preference.rounds import prompts_drawn
+from rlbench.preference.rounds import make_rounds
 
 NEARLY_NONE = 0.01
 """Share of validation entries in the catalogue up to which RL has no signal."""
@@ -40,6 +40,13 @@ def cannot_update(config: Config, prompts: int, demonstrations: int) -> list[str
     return problems
 
 
+def draws_after(config: Config, update: int) -> bool:
+    """Whether the RL stage draws lists next, after this number of updates: for a rollout, or for a round."""
+    if isinstance(config.algorithm, PreferenceConfig):
+        return any(one.end == update for one in make_rounds(config.algorithm, config.trainer.rl))
+    return update % config.trainer.rl.num_iterations == 0
+
+
 def planned(config: Config, updates: int | None = None) -> dict[str, int]:
     """Updates, prompts and completions of the RL stage if nothing stops it early.
 
@@ -47,10 +54,10 @@ def planned(config: Config, updates: int | None = None) -> dict[str, int]:
         updates: number of updates after which a budget of tokens was spent; by default all.
     """
     rl = config.trainer.rl
-    if isinstance(config.algorithm, PreferenceConfig):
-        prompts = prompts_drawn(config.algorithm, rl)
-        return {"updates": rl.updates, "prompts": prompts, "completions": prompts * rl.group_size}
     updates = rl.updates if updates is None else updates
+    if isinstance(config.algorithm, PreferenceConfig):
+        prompts = sum(len(one.prompts) for one in make_rounds(config.algorithm, rl) if one.first < updates)
+        return {"updates": updates, "prompts": prompts, "completions": prompts * rl.group_size}
     rollouts = math.ceil(updates / rl.num_iterations)
     completions = rollouts * rl.completions_per_update
     return {"updates": updates, "prompts": completions // rl.group_size, "completions": completions}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ from rlbench.training.cloning import take_checkpoint
 from rlbench.training.collecting import Collector, Processes
 from rlbench.training.demonstrations import Demonstrations, Kept, kept_of
 from rlbench.training.experts import make_advice
-from rlbench.training.made import check_made, planned, without_signal
+from rlbench.training.made import check_made, draws_after, planned, without_signal
 from rlbench.training.parallel import (
     adapter_argument,
     checkpoint_to_resume,
@@ -361,7 +362,7 @@ def _train(
         return {"budget": trainer.ledger.totals(), "memory": trainer.carried, "safety": guard.state, **spread}
 
     with preemption.training() as training:
-        budget = TokenBudget(trainer.ledger, rl.token_budget, rl.num_iterations)
+        budget = TokenBudget(trainer.ledger, rl.token_budget, partial(draws_after, config))
         trainer.add_callback(budget)
         trainer.add_callback(Stopper(training, rl.num_iterations))
         trainer.add_callback(CheckpointWriter(run, trainer, totals, rl.keep_checkpoints, chooser.best, budget.is_spent))

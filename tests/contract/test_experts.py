@@ -59,6 +59,33 @@ def test_demonstrations(mini, start, tmp_path):
     assert texts and texts == {context: shown[context] for context in texts}
 
 
+@pytest.mark.parametrize("sampler", ["critique", "candidates", "hint"])
+def test_a_demonstration_is_no_answer_to_another_question(sampler, mini, start, tmp_path):
+    """Groups whose prompt a maker has given another question stay as they are, and count as silent."""
+    share = ["sampler.options.hint.hard=1"] if sampler == "hint" else [f"sampler.options.{sampler}.share=0.5"]
+    words = [f"sampler={sampler}", *share, options("source:demonstration"), "trainer.rl.updates=1"]
+    words.append("trainer.rl.completions_per_update=32")
+    _, found, _ = trained(config_of(*WORDS, *words), start, mini, tmp_path)
+    (one,) = found
+    made = [row is not None for row in one.rows]
+    edited = [group[-1].edited for group in one.groups]
+    assert any(made) and not all(made)
+    assert edited == ([True] * len(made) if sampler == "hint" else [not yes for yes in made])
+    assert one.spent.asked == len(made) and one.spent.silent == edited.count(False)
+
+
+def test_the_truth_of_a_made_prompt_is_its_own(mini, start, tmp_path):
+    words = ["sampler=critique", "sampler.options.critique.share=1", "trainer.rl.updates=1"]
+    config = config_of(*WORDS, *words)
+    trainer, (one,), _ = trained(config, start, mini, tmp_path)
+    smaller = 0
+    for prompt, group, row in zip(one.prompts, one.groups, one.rows, strict=True):
+        (text,) = trainer.scorer.reader.decode([group[-1].ids])
+        assert text.split("\n") == [line_of(item["title"], item["year"]) for item in row["ground_truth"]]
+        smaller += len(row["ground_truth"]) < len(trainer.train_dataset[prompt]["ground_truth"])
+    assert smaller
+
+
 def asked_words(url: str, folder) -> list[str]:
     return [*WORDS, options(f"source:endpoint,url:'{url}',model:m"), f"cache_dir={folder}"]
 

@@ -212,6 +212,14 @@ def test_the_budget_is_grpos(method, mini, start, tmp_path):
     assert spent[method]["generated_tokens"] > 3 * 16 and spent[method]["trained_tokens"] > 100
 
 
+def test_a_budget_of_tokens_ends_a_training_after_a_round(mini, start, tmp_path):
+    words = ["algorithm=dpo", "algorithm.rounds=3", "trainer.rl.token_budget=1", "evaluation.every=6"]
+    run, trained, ledger = train(small(tmp_path, *words), start, mini)
+    assert trained == Trained(2, 2, None)
+    assert ledger.counts["prompts"] == 8 and ledger.counts["completions"] == 32  # a third of 6 updates of 4 prompts
+    assert {row["step"] for row in run.read_metrics() if row["split"] == "validation"} == {0, 2}
+
+
 EVEN = ["trainer.rl.num_iterations=2", "trainer.rl.save_every=2", "evaluation.every=2"]
 
 

@@ -10,7 +10,7 @@ from rlbench.models.loading import load_tokenizer
 from rlbench.running.session import prepare
 from rlbench.runs.attempts import Once
 from rlbench.training.demonstrations import Demonstrations, Kept, check_ends, demonstration_tokens, kept_of
-from rlbench.training.made import NotMade, cannot_update, check_made, planned, without_signal
+from rlbench.training.made import NotMade, cannot_update, check_made, draws_after, planned, without_signal
 from tests.conftest import SMALL, composed
 
 
@@ -56,6 +56,16 @@ def test_planned_work() -> None:
         "trainer.rl.group_size=4",
     )
     assert planned(config) == {"updates": 5, "prompts": 9, "completions": 36}
+
+
+def test_planned_work_of_rounds() -> None:
+    words = ["trainer.rl.updates=9", "trainer.rl.num_iterations=1", "algorithm.rounds=3", "algorithm.prompts=30"]
+    config = composed("algorithm=dpo", *words, "trainer.rl.group_size=4")
+    assert planned(config) == {"updates": 9, "prompts": 30, "completions": 120}
+    assert planned(config, 6) == {"updates": 6, "prompts": 20, "completions": 80}
+    assert [update for update in range(1, 10) if draws_after(config, update)] == [3, 6, 9]
+    of_rollouts = composed("algorithm=grpo", "trainer.rl.updates=6", "trainer.rl.num_iterations=2")
+    assert [update for update in range(1, 7) if draws_after(of_rollouts, update)] == [2, 4, 6]
 
 
 def test_what_was_not_made_is_named() -> None:

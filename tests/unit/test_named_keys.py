@@ -11,6 +11,7 @@ import yaml
 from rlbench.config.datasets import schemas
 from rlbench.config.resolving import _SCALARS, _SECTIONS, _VARIANTS
 from rlbench.objective.pieces import regularisers
+from rlbench.preference.places import pieces_by_name
 from rlbench.running.cli import CONF
 from rlbench.sampling.places import keeps, makers, structures, weights
 
@@ -59,6 +60,9 @@ def known_keys() -> set[str]:
     known |= {f"algorithm.regularisers.{name}" for name in regularisers}
     for section, places in (("sampler", (weights, keeps, makers)), ("rollout", (structures,))):
         known |= {f"{section}.options.{name}.{o}" for place in places for name, p in place.items() for o in p.options}
+        known |= {f"{section}.options.{name}" for place in places for name in place}
+    for name, piece in pieces_by_name().items():
+        known |= {f"algorithm.options.{name}.{option}" for option in piece.options}
     return known
 
 

@@ -231,7 +231,8 @@ REFUSED = {
     "sampler=dots sampler.replay=.5": "needs a buffer",
     "sampler=dots sampler.capacity=9": "no effect with sampler.replay = 0",
     "sampler.weigh=unifrom": "Did you mean 'uniform'?",
-    "sampler=pool algorithm=dpo": "have no effect on algorithm=dpo",
+    "sampler=pool algorithm=dpo": "sampler = pool has no effect on algorithm=dpo",
+    "algorithm=dpo trainer.rl.token_budget=5000": "draws all lists before its first update",
     "sampler=pool generation.prefill=repeated": "generation.prefill=shared",
 }
 
@@ -240,6 +241,15 @@ REFUSED = {
 def test_refusals(words: str) -> None:
     problems = check_config(composed(*words.split()))
     assert len(problems) == 1 and REFUSED[words] in problems[0]
+
+
+def test_problems_of_all_sections_are_found_together() -> None:
+    words = "algorithm=dpo sampler=dots rollout=tree schedule=siri_stair reward=rival reward.gamma=nan"
+    found = "\n".join(check_config(composed(*words.split(), "algorithm.loss=logistc")))
+    wanted = ("reward.gamma = nan", "reward.terms.reward_model", "sampler = dots has", "rollout = tree has")
+    assert all(said in found for said in (*wanted, "schedule = siri_stair has no effect", "algorithm.loss")), found
+    found = "\n".join(check_config(composed("sampler.weigh=unifrom", "reward.gamma=nan")))
+    assert "reward.gamma = nan" in found and "Did you mean 'uniform'?" in found
 
 
 class Editor:
