@@ -7,6 +7,7 @@ the model inside.
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
@@ -26,7 +28,7 @@ from rlbench.base.errors import BadInput, nearest
 from rlbench.base.files import write_text
 from rlbench.base.user_files import read_user_json
 from rlbench.config.adapters import ALL_LINEAR, NONE, AdapterConfig
-from rlbench.models.sources import ADAPTER_CONFIG, weights_digest
+from rlbench.models.sources import ADAPTER_CONFIG, listed, weights_digest
 
 BASE_FILE = "base.json"
 """File beside a saved adapter: where its base model is (`path`, and `below` a folder that both are in), the digest of
@@ -244,6 +246,22 @@ def base_of(folder: Path) -> tuple[Path, str]:
 
 
 def with_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """A base with a saved adapter: merged, or added by its layers where merging would round (`merged`)."""
-    model = PeftModel.from_pretrained(base, str(folder))
+    """A base with a saved adapter: merged, or added by its layers where merging would round (`merged`).
+
+    Raises:
+        BadInput: the adapter lacks a tensor that its config says it has, or has another one.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+        model = PeftModel.from_pretrained(base, str(folder))
+    wanted = get_peft_model_state_dict(model).keys()
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        stored = set(file.keys())
+    wrong = [f"lacks {name}" for name in sorted(wanted - stored)]
+    wrong += [f"has {name}, which its adapter_config.json does not name" for name in sorted(stored - wanted)]
+    if wrong:
+        raise BadInput(
+            f"the adapter in {folder} {listed(wrong)}; save it again, or give the folder of a model into which it was "
+            "merged"
+        )
     return model.merge_and_unload().requires_grad_() if mergeable(model) else causal(model)

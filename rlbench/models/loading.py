@@ -1,7 +1,8 @@
 """Finds the folder or hub id of a configured model, and loads its weights and tokenizer."""
 
 import inspect
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import jinja2
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
@@ -22,8 +24,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.modeling_utils import load_state_dict
+from transformers.utils import logging
 
 from rlbench.base.content import combined, remembered_digest
+from rlbench.base.digests import LIST_FILE
 from rlbench.base.digests import check_model as check_model_files
 from rlbench.base.errors import BadInput
 from rlbench.base.user_files import read_user_json
@@ -36,7 +41,15 @@ from rlbench.models.adapters import base_of, keep_scales, quantization_config, w
 from rlbench.models.generation import forget_decoding
 from rlbench.models.prompt_form import BEGIN, MERGE, PLAIN, given_template, merged_system
 from rlbench.models.shared_prompt import has_relative_positions
-from rlbench.models.sources import ADAPTER_CONFIG, BESIDE_WEIGHTS, TEMPLATES, is_local
+from rlbench.models.sources import (
+    ADAPTER_CONFIG,
+    BESIDE_WEIGHTS,
+    TEMPLATES,
+    damaged_weights,
+    is_local,
+    listed,
+    weight_files,
+)
 from rlbench.models.templates import pin_date, random_parts
 
 
@@ -320,22 +333,27 @@ def load_model(source: str | Path, dtype: str, quantization: str = NONE) -> PreT
         quantization: how the weights of linear layers are stored instead: none, or nf4. A saved adapter knows it.
 
     Raises:
-        BadInput: the files of a model that rlbench has saved are damaged, or no model can be made of the files; or an
-            adapter's base is missing or another model.
+        BadInput: the files of a model that rlbench has saved are damaged, or no model can be made of the files, or they
+            lack a weight; or an adapter's base is missing or another model.
     """
     check_model_files(Path(source))
     if (Path(source) / ADAPTER_CONFIG).is_file():
         base, stored = base_of(Path(source))
-        return with_adapter(load_model(base, dtype, stored), Path(source))
+        plain = load_model(base, dtype, stored)
+        with _building(source):
+            return with_adapter(plain, Path(source))
     config = _load_config(source)
     unset_hf_deepspeed_config()  # with an earlier stage's setting, the weights would be sharded while loading
     with _building(source):
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             str(source),
             config=config,
             dtype=getattr(torch, dtype),
             quantization_config=quantization_config(quantization),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
         )
+    _refuse_other_weights(source, found)
     forget_decoding(model)
     fix_positions(model)
     keep_scales(model)
@@ -354,6 +372,78 @@ def without_weights(source: str | Path) -> PreTrainedModel:
         return made
 
 
+def check_weights(source: str | Path) -> None:
+    """Compare names and shapes of a model's weights with its config.json, before they are loaded.
+
+    Only headers are read, so this takes no memory. A folder that rlbench has saved passes: its digests are compared
+    instead. Weights that are stored in fewer bits pass too; only their library knows what belongs to them.
+
+    Args:
+        source: folder of a model.
+
+    Raises:
+        BadInput: a file is damaged, or the weights do not fit the config.json.
+    """
+    folder = Path(source)
+    if (folder / LIST_FILE).exists() or not folder.is_dir():
+        return
+    made = without_weights(source)
+    if getattr(made.config, "quantization_config", None) is not None:
+        return
+    stored: dict[str, torch.Tensor] = {}
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # transformers would print a table of what the error says
+    try:
+        with _building(source):
+            for name in weight_files(folder, str(source)):
+                if not name.endswith(".json"):
+                    stored |= load_state_dict(folder / name, map_location="meta")
+            _, found = type(made).from_pretrained(
+                None,
+                config=made.config,
+                state_dict=stored,
+                device_map={"": "meta"},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    finally:
+        logging.set_verbosity(said)
+    _refuse_other_weights(source, found)
+
+
+def _refuse_other_weights(source: str | Path, found: Mapping[str, Iterable[Any]]) -> None:
+    """Refuse weights that transformers would replace by random numbers. Tied weights are not among them.
+
+    Args:
+        source: the folder.
+        found: what transformers says of the loaded weights.
+
+    Raises:
+        BadInput: weights are missing, or have another shape.
+    """
+    missing, unknown = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    odd = [f"{name} is {_shape(own)} instead of {_shape(wanted)}" for name, own, wanted in found["mismatched_keys"]]
+    parts = []
+    if missing:
+        beside = f", and have {listed(unknown)}, which it does not know" if unknown else ""
+        parts.append(f"the weights lack {listed(missing)}{beside}")
+    if odd:
+        parts.append(listed(sorted(odd)))
+    if parts:
+        raise BadInput(
+            f"cannot build a model from the config.json and the weights of '{source}': {'; '.join(parts)}; download "
+            "the model again, or restore the config.json that belongs to the weights"
+        )
+
+
+def _shape(sizes: Iterable[int]) -> str:
+    return f"({', '.join(map(str, sizes))})"
+
+
+BROKEN_WEIGHTS = (SafetensorError, pickle.UnpicklingError, EOFError)
+"""What safetensors and torch raise, beside RuntimeError, on a damaged file."""
+
+
 @contextmanager
 def _building(source: str | Path) -> Iterator[None]:
     """Make one error of those that transformers raises while it builds a model.
@@ -363,9 +453,11 @@ def _building(source: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (BadInput, torch.OutOfMemoryError):
         raise
-    except (*BROKEN_CONFIG, StrictDataclassError, RuntimeError) as error:
+    except (*BROKEN_CONFIG, *BROKEN_WEIGHTS, StrictDataclassError, RuntimeError) as error:
+        if damaged := damaged_weights([file for file in sorted(Path(source).glob("*")) if file.is_file()]):
+            raise BadInput(*damaged) from error
         raise BadInput(
             f"cannot build a model from the config.json and the weights of '{source}': {_one_line(error)}"
         ) from error

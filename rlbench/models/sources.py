@@ -5,14 +5,15 @@ A model's path does not determine what it computes; its content does.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 from rlbench.base.cache import code_digest
 from rlbench.base.content import SHOWN, combined, remembered_digest
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import read_user_json
+from rlbench.base.user_files import BAD_JSON, read_user_json
 from rlbench.lists.items import line_of
 from rlbench.models.wheels import converted_gguf, installed_gguf
 
@@ -37,6 +38,8 @@ ABOUT = ("readme", "license", "notice", "use_policy", "requirements")
 DOWNLOADED = [f"*{end}" for end in BESIDE_WEIGHTS]
 ELSEWHERE = ["original/*", "onnx/*", "*/*.safetensors", "*/*.bin"]
 """Files of a hub repository that transformers does not read."""
+PARTS_SHOWN = 3
+"""How many tensors an error names."""
 CATALOG_REPEATS = 8
 """How often each title appears in the texts of a tiny tokenizer. Titles then weigh as much as the requests' words."""
 
@@ -116,7 +119,7 @@ def folder_digests(folder: Path, named: str) -> dict[str, str]:
             f"model.path = '{named}' has an adapter (adapter_config.json) without its base model; merge the two, and "
             "give the folder of the merged model"
         )
-    files = [folder / name for name in sorted({*_weight_files(folder, named), *_other_files(folder)})]
+    files = [folder / name for name in sorted({*weight_files(folder, named), *_other_files(folder)})]
     return {file.relative_to(folder).as_posix(): remembered_digest(file) for file in files}
 
 
@@ -126,7 +129,7 @@ def weights_digest(folder: Path) -> str:
     Raises:
         BadInput: the folder lacks its weights.
     """
-    files = ["config.json", *_weight_files(folder, str(folder))]
+    files = ["config.json", *weight_files(folder, str(folder))]
     return combined({name: remembered_digest(folder / name) for name in files})
 
 
@@ -137,11 +140,17 @@ def with_adapter_digests(folder: Path, named: str) -> dict[str, str]:
     return {name: remembered_digest(folder / name) for name in sorted({*ADAPTER_FILES, *_other_files(folder)})}
 
 
-def _weight_files(folder: Path, named: str) -> list[str]:
+def weight_files(folder: Path, named: str) -> list[str]:
+    """Names of the files of a model's weights, with the index of several.
+
+    Raises:
+        BadInput: the folder lacks them, or they are damaged.
+    """
     found = next((name for name in WEIGHTS if (folder / name).is_file()), None)
     if found is None:
         raise BadInput(f"model.path = '{named}' has no weights; looked for {', '.join(WEIGHTS)}")
     if not found.endswith(".index.json"):
+        _refuse_damaged([folder / found])
         return [found]
     try:
         shards = sorted(set(read_user_json(folder / found)["weight_map"].values()))
@@ -154,7 +163,55 @@ def _weight_files(folder: Path, named: str) -> list[str]:
         raise BadInput(
             f"{folder / found} lists {', '.join(map(str, absent))}, which is missing; download the model again"
         )
+    _refuse_damaged([folder / shard for shard in shards])
     return [found, *shards]
+
+
+def _refuse_damaged(files: Sequence[Path]) -> None:
+    if problems := damaged_weights(files):
+        raise BadInput(*problems)
+
+
+def damaged_weights(files: Sequence[Path]) -> list[str]:
+    """One sentence per file of weights whose length is not what its header says. Other files pass.
+
+    safetensors: 8 bytes with the length of the header (little-endian), the header in JSON with the place of each
+    tensor, and the tensors. `.bin` files of torch 1.6 and later are zip archives, whose end lists the content.
+    """
+    found = []
+    for file in files:
+        reason = {".safetensors": _of_safetensors, ".bin": _of_bin}.get(file.suffix, lambda _: "")(file)
+        if reason:
+            found.append(f"{file} is damaged: {reason}; download the model again")
+    return found
+
+
+def _of_safetensors(file: Path) -> str:
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length + 8 > size:
+            return f"it has {size} bytes, which ends within its header"
+        try:
+            header = json.loads(opened.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            wanted = 8 + length + max(ends, default=0)
+        except (*BAD_JSON, AttributeError, KeyError, IndexError, TypeError):
+            return "its header cannot be read"
+    return "" if size == wanted else f"it has {size} bytes instead of {wanted}"
+
+
+def _of_bin(file: Path) -> str:
+    with file.open("rb") as opened:
+        start = opened.read(4)
+    cut = len(start) < 4 or (start == b"PK\x03\x04" and not is_zipfile(file))
+    return "it ends too early" if cut else ""
+
+
+def listed(parts: Sequence[str]) -> str:
+    """The first of some words, and the number of the others."""
+    rest = len(parts) - PARTS_SHOWN
+    return ", ".join(parts[:PARTS_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _other_files(folder: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ from rlbench.evaluation.lengths import longest_demonstration_of, longest_of
 from rlbench.evaluation.prompts import check_prompts, form_notice
 from rlbench.models.adapters import check_targets
 from rlbench.models.generation import notices
-from rlbench.models.loading import check_model, load_tokenizer, locate_model, max_positions
+from rlbench.models.loading import check_model, check_weights, load_tokenizer, locate_model, max_positions
 from rlbench.models.token_bytes import special_lines, special_words
 from rlbench.objective.guards import caveats
 from rlbench.running import memory, shortage
@@ -84,6 +84,7 @@ def prepare(config: Config) -> Session:
     if special:
         console.print(f"note: {special_words(special, dataset.item)}", style="yellow", markup=False, soft_wrap=True)
     own_positions = max_positions(source)
+    check_weights(source)
     positions = readable(config.generation, own_positions)
     if problems := check_prompts(dataset, tokenizer, config.model, source):
         raise BadInput(*problems)

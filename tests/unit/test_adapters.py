@@ -1,6 +1,7 @@
 """Adapters: their settings, their place in a run's identity, and what is computed with them."""
 
 import json
+import re
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from peft import PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 from trl.trainer.utils import add_fused_lm_head
@@ -419,6 +420,27 @@ def test_a_saved_adapter_is_loaded_with_its_base(saved, mini):
     assert not (folder / "model.safetensors").exists()
     half = load_model(folder, "bfloat16")
     assert len(adapted(half)) == len(adapted(model))  # its layers add their change
+
+
+def test_an_adapter_without_some_of_its_tensors_is_refused(saved):
+    """peft would leave a missing A random, and only warn."""
+    folder, _ = saved
+    file = folder / "adapter_model.safetensors"
+    whole, weights = file.read_bytes(), load_file(file)
+    lost = [name for name in sorted(weights) if "layers.1" in name]
+    save_file({name: value for name, value in weights.items() if name not in lost}, file)
+    said = f"the adapter in {folder} lacks {lost[0]}, lacks {lost[1]}, lacks {lost[2]} and {len(lost) - 3} more; save"
+    with pytest.raises(BadInput, match=re.escape(said)):
+        load_model(folder, "float32")
+    save_file(weights | {"base_model.other": torch.zeros(2)}, file)
+    with pytest.raises(BadInput, match=r"has base_model\.other, which its adapter_config\.json does not name"):
+        load_model(folder, "float32")
+    save_file(weights | {lost[0]: torch.zeros(2, 2)}, file)
+    with pytest.raises(BadInput, match=rf"the weights of '{folder}': .*{re.escape(lost[0].removesuffix('.weight'))}"):
+        load_model(folder, "float32")
+    file.write_bytes(whole[:-1])
+    with pytest.raises(BadInput, match=f"{file} is damaged: it has {len(whole) - 1} bytes instead of {len(whole)}"):
+        load_model(folder, "float32")
 
 
 def test_runs_can_be_moved_together(saved, tmp_path):

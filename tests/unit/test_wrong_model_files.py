@@ -2,14 +2,22 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from rlbench.base.errors import BadInput
 from rlbench.models.generation import requested
-from rlbench.models.loading import load_model, load_tokenizer, max_positions
+from rlbench.models.loading import check_weights, load_model, load_tokenizer, max_positions
+from rlbench.models.sources import folder_digests
+from rlbench.running.session import prepare
+from tests.conftest import SMALL, composed
+from tests.helpers_models import save_model
+from tests.properties.tokenizers import gpt2_like
 
 NO_OBJECT = ("3", "null", '"x"', "[]", "", "{", "[" * 100_000, "9" * 5000, '{"a": "\\ud800')
 WRONG: list[tuple[str, dict[str, Any]]] = [
@@ -44,6 +52,14 @@ def read(folder: Path) -> None:
     max_positions(folder)
     requested(folder)
     load_model(folder, "float32")
+
+
+def in_safetensors(folder: Path, weights: dict[str, Any]) -> None:
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def in_torch(folder: Path, weights: dict[str, Any]) -> None:
+    torch.save(weights, folder / "pytorch_model.bin")
 
 
 def refused(folder: Path, name: str, text: str) -> None:
@@ -83,3 +99,81 @@ def test_weights_of_another_size_than_the_config_says(model: Path, tmp_path: Pat
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": config["intermediate_size"] * 2}))
     with pytest.raises(BadInput, match=f"cannot build a model from the config.json and the weights of '{folder}'"):
         load_model(folder, "float32")
+
+
+def test_weights_of_another_shape_name_the_tensor(model: Path, tmp_path: Path) -> None:
+    weights, folder = load_file(model / "model.safetensors"), shutil.copytree(model, tmp_path / "other")
+    save_file(weights | {"model.norm.weight": torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"})
+    wide = weights["model.norm.weight"].numel()
+    for read_weights in (check_weights, lambda source: load_model(source, "float32")):
+        with pytest.raises(BadInput, match=rf"'{folder}': model.norm.weight is \(3\) instead of \({wide}\)"):
+            read_weights(folder)
+
+
+@pytest.mark.parametrize("save", [in_safetensors, in_torch], ids=["safetensors", "bin"])
+def test_weights_that_are_missing(model: Path, tmp_path: Path, save: Callable[[Path, dict[str, Any]], None]) -> None:
+    """transformers would draw them at random. A tied head is not missing."""
+    weights, folder = load_file(model / "model.safetensors"), shutil.copytree(model, tmp_path / "other")
+    (folder / "model.safetensors").unlink()
+    assert "lm_head.weight" not in weights and json.loads((model / "config.json").read_text())["tie_word_embeddings"]
+    save(folder, weights)
+    check_weights(folder)
+    lost = sorted(name for name in weights if "layers.0" in name)
+    assert len(lost) > 3
+    save(folder, {name: value for name, value in weights.items() if name not in lost} | {"other": torch.zeros(2)})
+    said = f"'{folder}': the weights lack {', '.join(lost[:3])} and {len(lost) - 3} more, and have other, which"
+    for read_weights in (check_weights, lambda source: load_model(source, "float32")):
+        with pytest.raises(BadInput) as caught:
+            read_weights(folder)
+        (problem,) = caught.value.problems
+        assert said in problem
+
+
+@pytest.mark.parametrize("family", ["gpt2", "falcon", "mamba", "opt", "bloom", "gemma3"])
+def test_weights_as_transformers_saves_them_are_complete(family: str, tmp_path: Path) -> None:
+    check_weights(save_model(tmp_path / family, family, gpt2_like()))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_that_end_too_early(model: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(model, tmp_path / "short")
+    if name == "pytorch_model.bin":
+        in_torch(folder, load_file(folder / "model.safetensors"))
+        (folder / "model.safetensors").unlink()
+    whole = (folder / name).read_bytes()
+    for kept in (len(whole) - 1, len(whole) // 2, 300, 5, 0):
+        (folder / name).write_bytes(whole[:kept])
+        for read_weights in (
+            lambda folder: folder_digests(folder, "mine"),
+            lambda folder: load_model(folder, "float32"),
+        ):
+            with pytest.raises(BadInput) as caught:
+                read_weights(folder)
+            (problem,) = caught.value.problems
+            assert f"{folder / name} is damaged" in problem and "download the model again" in problem, problem
+    (folder / name).write_bytes(whole)
+    assert name in folder_digests(folder, "mine")
+
+
+def test_a_shard_that_ends_too_early(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    load_model(model, "float32").save_pretrained(folder, max_shard_size="20KB")
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 2 and len(folder_digests(folder, "mine")) > len(shards)
+    for shard in shards[1:3]:
+        shard.write_bytes(shard.read_bytes()[:-8])
+    with pytest.raises(BadInput) as caught:
+        folder_digests(folder, "mine")
+    assert [problem.partition(" is damaged")[0] for problem in caught.value.problems] == [
+        str(one) for one in shards[1:3]
+    ]
+
+
+def test_a_dry_run_finds_weights_that_are_missing(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "less")
+    weights = load_file(folder / "model.safetensors")
+    in_safetensors(folder, {name: value for name, value in weights.items() if name != "model.norm.weight"})
+    small = [setting for setting in SMALL if not setting.startswith("model.")]
+    config = composed(*small, "model=hf", f"model.path={folder}", f"cache_dir={tmp_path}", "stage=zero_shot")
+    with pytest.raises(BadInput, match="the weights lack model.norm.weight; download"):
+        prepare(config)
