@@ -46,7 +46,7 @@ from rlbench.runs.record import (
     read_result,
     required_metrics,
 )
-from rlbench.runs.tables import predictions_file, samples_file
+from rlbench.runs.tables import PREDICTIONS, predictions_file, samples_file, write_table
 
 SPLITS = ("validation", "test")
 
@@ -135,7 +135,7 @@ def write_rescored(
     beside = partial_folder(target)
     beside.mkdir(parents=True, exist_ok=True)
     for split, (predictions, _, _) in judged.items():
-        predictions.to_parquet(beside / predictions_file(split, step))
+        write_table(predictions, PREDICTIONS, beside / predictions_file(split, step))
     means = {split: of_split for split, (_, of_split, _) in judged.items()}
     for name in (SETTINGS, BUDGET_ROWS.name):
         if (source.path / name).exists():

@@ -28,6 +28,8 @@ from rlbench.runs.sweep_file import read_cells
 WIDTH = 160
 """Line width when output goes to a file. Cell names are long."""
 REMEDY = "restore the file from a backup, or move the folder away and run its command again"
+REFUSED = f"{BadInput.__name__}:"
+"""Start of the reason of a cell whose input was wrong. Its command alone would fail again."""
 DAMAGED, MISSING = "damaged", "missing"
 WORDS = {DONE: "green", RUNNING: "cyan", INTERRUPTED: "yellow", FAILED: "red", PRUNED: "blue"}
 """States that STATUS may name, and their colours."""
@@ -219,7 +221,9 @@ def _show(states: Sequence[CellState], folder: Path, console: Console, every: bo
         console.print(rich_table(sheet_of("", header, rows, names=1, words=range(len(header) - 1))))
     lines = commands(states)
     if lines:
-        console.print(f"{'This completes it' if len(lines) == 1 else 'These complete them'}:")
+        refused = any(state.state == FAILED and state.reason.startswith(REFUSED) for state in states)
+        first = ", after what the notes name as wrong is corrected" if refused else ""
+        console.print(f"{'This completes it' if len(lines) == 1 else 'These complete them'}{first}:")
         for line in lines:
             say(console, f"  {line}")
 

@@ -15,6 +15,7 @@ from rlbench.base.content import combined, remembered_digest
 from rlbench.config.plugins import for_every_stage
 from rlbench.config.schema import HubModelConfig, ModelConfig, TinyModelConfig, WheelModelConfig
 
+PATH_OF_MODEL = "model.path is not set; give a transformers model folder or a hub id, as model.path=FOLDER"
 Builder = TypeVar("Builder", bound=Callable[[Any, Any, Path], Path])
 Sources = Callable[[Any], Mapping[str, Path]]
 

@@ -20,7 +20,7 @@ from rlbench.base.texts import broken_texts
 from rlbench.config.adapters import AdapterConfig
 from rlbench.config.bounds import LONGEST_LIST
 from rlbench.config.datasets import DATASETS, schemas
-from rlbench.config.models import MODELS, model_schemas
+from rlbench.config.models import MODELS, PATH_OF_MODEL, model_schemas
 from rlbench.config.plugins import HINT, load_plugins
 from rlbench.config.rates import ROW_SECTIONS, RateRow, row_for
 from rlbench.config.schema import (
@@ -292,6 +292,7 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
             where = error.full_key or ""
             found.append(
                 of_another_family(key, where, values)
+                or _of_model(f"{key}.{where}", values)
                 or (
                     f"{key} has no key '{where}'.{_meant_key(key, where, values)}"
                     if isinstance(error, ConfigKeyError)
@@ -311,6 +312,12 @@ def _typed(key: str, kind: Any, values: dict[str, Any], problems: list[str]) -> 
     typed = OmegaConf.to_object(merged)
     _known[kind, repr(values)] = copy.deepcopy(typed)
     return typed
+
+
+def _of_model(key: str, values: Mapping[str, Any]) -> str:
+    """What is wrong if a model has neither a name nor a path, whose last part would be its name; or ""."""
+    absent = key == "model.name" and "path" in values and values["path"] is None and values.get("name") is None
+    return PATH_OF_MODEL if absent else ""
 
 
 def _meant_key(section: str, where: str, values: dict[str, Any]) -> str:

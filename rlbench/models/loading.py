@@ -48,6 +48,7 @@ from rlbench.models.sources import (
     damaged_weights,
     is_local,
     listed,
+    no_model_in,
     weight_files,
 )
 from rlbench.models.templates import pin_date, random_parts
@@ -62,9 +63,8 @@ def check_model(config: ModelConfig) -> list[str]:
         given_template(config)
     except BadInput as error:
         problems += error.problems
-    path = config.path
-    if path is not None and is_local(path) and not (Path(path).expanduser() / "config.json").is_file():
-        problems.append(f"model.path = '{path}' has no config.json; give a transformers model folder or a hub id")
+    if config.path is not None and is_local(config.path):
+        problems += no_model_in(Path(config.path).expanduser(), config.path)
     return problems
 
 
@@ -99,14 +99,15 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), padding_side="left")
         tokenizer(TWO_LINES)  # some values are first used here
-    except OSError as error:  # transformers raises it for an unknown or unreachable hub id
-        raise BadInput(
-            f"model.path = '{source}' cannot be loaded: {str(error).splitlines()[0]} "
-            "Give a local folder with model.path=FOLDER, or go online and log in to the hub."
-        ) from error
     except Exception as error:  # `tokenizers` raises bare ones; transformers raises whatever a wrong value leads to
         if Path(source).is_dir():
             _load_config(source)
+            _require_vocabulary(Path(source))
+        elif isinstance(error, OSError):  # an unknown or unreachable hub id
+            raise BadInput(
+                f"model.path = '{source}' cannot be loaded: {str(error).splitlines()[0]} "
+                "Give a local folder with model.path=FOLDER, or go online and log in to the hub."
+            ) from error
         raise BadInput(_wrong_tokenizer_file(Path(source), error)) from error
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = _declared_end(tokenizer, Path(source))
@@ -153,11 +154,14 @@ def _begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _check_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Refuse tokens that the model does not have, and tokenizers that write no newline.
 
+    transformers makes an empty tokenizer of the model's kind where its files are missing. It writes nothing.
+
     Raises:
         BadInput: in these cases.
     """
     ids = tokenizer(TWO_LINES, add_special_tokens=False)["input_ids"]
     if "\n" not in tokenizer.decode(ids):
+        _require_vocabulary(folder)
         raise BadInput(
             f"the tokenizer of '{folder}' cannot write a newline, so the ranks of a list could not be told apart; use "
             "another model"
@@ -189,6 +193,23 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     libraries = {name: version(name) for name in ("transformers", "tokenizers", "jinja2", "trl")}
     parts = {file.relative_to(folder).as_posix(): remembered_digest(file) for file in files}
     return combined({"files": parts, "template": tokenizer.chat_template, "libraries": libraries})
+
+
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken")
+"""Files of which a tokenizer has at least one. Those of bytes have none, but write newlines."""
+
+
+def _require_vocabulary(folder: Path) -> None:
+    """Refuse a folder without the tokenizer of its model.
+
+    Raises:
+        BadInput: if there is none.
+    """
+    if folder.is_dir() and not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
+        raise BadInput(
+            f"'{folder}' has no tokenizer files, such as tokenizer.json and tokenizer_config.json; copy them from the "
+            "model that this one was trained from, or save its tokenizer there with save_pretrained"
+        )
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

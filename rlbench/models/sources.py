@@ -13,7 +13,7 @@ from zipfile import is_zipfile
 from rlbench.base.cache import code_digest
 from rlbench.base.content import SHOWN, combined, remembered_digest
 from rlbench.base.errors import BadInput
-from rlbench.base.user_files import BAD_JSON, read_user_json
+from rlbench.base.user_files import BAD_JSON, read_user_json, unreachable
 from rlbench.lists.items import line_of
 from rlbench.models.wheels import converted_gguf, installed_gguf
 
@@ -73,6 +73,25 @@ def _texts_digest(dataset: "RankedListDataset") -> str:
     return digest.hexdigest()
 
 
+def no_model_in(folder: Path, named: str) -> list[str]:
+    """One sentence if this cannot be a model's folder.
+
+    Args:
+        folder: the folder.
+        named: its name in messages.
+    """
+    remedy = "give a transformers model folder or a hub id"
+    if reason := unreachable(folder):
+        return [f"model.path = '{named}' cannot be read: {reason}; {remedy}"]
+    if not folder.exists():
+        return [f"model.path = '{named}' does not exist; {remedy}"]
+    if not folder.is_dir():
+        return [f"model.path = '{named}' is a file; give the folder that has config.json, weights and tokenizer"]
+    if not (folder / "config.json").is_file():
+        return [f"model.path = '{named}' has no config.json; {remedy}"]
+    return []
+
+
 def model_folder(path: str) -> Path:
     """The folder that a model is loaded from: a local one, or the hub's snapshot, downloaded if necessary.
 
@@ -112,8 +131,8 @@ def folder_digests(folder: Path, named: str) -> dict[str, str]:
     Raises:
         BadInput: the folder lacks its configuration or weights, or holds an adapter.
     """
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"model.path = '{named}' has no config.json; give a transformers model folder or a hub id")
+    if problems := no_model_in(folder, named):
+        raise BadInput(*problems)
     if (folder / ADAPTER_CONFIG).is_file():
         raise BadInput(
             f"model.path = '{named}' has an adapter (adapter_config.json) without its base model; merge the two, and "

@@ -18,6 +18,7 @@ from rlbench.config.baselines import check_baselines
 from rlbench.config.bounds import check_numbers
 from rlbench.config.decoding import CONSTRAINTS, EXCLUSIONS, check_constraints, check_decoding
 from rlbench.config.engines import CORRECTIONS, ENGINES, PREFILLS, check_generation
+from rlbench.config.models import PATH_OF_MODEL
 from rlbench.config.names import check_paths
 from rlbench.config.plugins import HINT, load_plugins
 from rlbench.config.schedules import check_schedules, flat
@@ -58,7 +59,6 @@ PIECES = ("words", "titles")
 SYSTEM_ROLES = ("template", "merge")
 STRATEGIES = ("ddp", "fsdp2", "deepspeed")
 SCHEDULES = ("constant", "linear", "cosine")
-PATH_OF_MODEL = "model.path is not set; give a transformers model folder or a hub id, as model.path=FOLDER"
 MOST_CONTEXTS = 10**6
 MOST_TRUTHS = 50
 

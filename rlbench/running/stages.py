@@ -20,7 +20,7 @@ from rlbench.running.session import Session, console
 from rlbench.runs import processes
 from rlbench.runs.directory import Run, locate, validation_means
 from rlbench.runs.record import INHERITED, Outcome, Tuning
-from rlbench.runs.tables import predictions_file, samples_file
+from rlbench.runs.tables import PREDICTIONS, SAMPLES, predictions_file, samples_file, write_table
 from rlbench.training.arguments import on_cpu
 from rlbench.training.checkpoints import rewind_logs
 from rlbench.training.made import cut_by_budget, without_signal
@@ -67,10 +67,10 @@ def _finish(
         if not processes.is_main():
             continue
         with whole_file(target.root / predictions_file(split, step)) as beside:
-            evaluation.predictions.to_parquet(beside)
+            write_table(evaluation.predictions, PREDICTIONS, beside)
         if len(evaluation.samples):
             with whole_file(target.root / samples_file(split, step)) as beside:
-                evaluation.samples.to_parquet(beside)
+                write_table(evaluation.samples, SAMPLES, beside)
         if split == "test" or target.stage != "rl":  # the RL stage recorded its validation during training
             recording.means(step, split, evaluation.means, again=True)
             recording.lists(step, split, records, evaluation.predictions)

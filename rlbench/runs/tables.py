@@ -87,6 +87,37 @@ def table_of(
     return pd.DataFrame({column.name: values[column.name] for column in columns} | dict(metrics or {}))
 
 
+def write_table(table: pd.DataFrame, columns: Sequence[ParquetColumn], file: Path) -> None:
+    """Write a table to a parquet file.
+
+    pandas finds types from values, so a column of empty lists would get the type null.
+
+    Args:
+        table: the table.
+        columns: the columns that have a kind; the others keep their type.
+        file: the file.
+    """
+    kinds = {column.name: column.kind for column in columns}
+    schema = pa.Schema.from_pandas(table)
+    for place, field in enumerate(schema):
+        if _is_null(field.type) and field.name in kinds:
+            schema = schema.set(place, field.with_type(_type_of(kinds[field.name])))
+    table.to_parquet(file, schema=schema)
+
+
+_TYPES = {"string": pa.string(), "int": pa.int64(), "bool": pa.bool_(), "float": pa.float64(), "number": pa.float64()}
+
+
+def _type_of(kind: Kind) -> pa.DataType:
+    of_item = kind.removeprefix("list of ")
+    return _TYPES[kind] if of_item == kind else pa.list_(_TYPES[of_item])
+
+
+def _is_null(kind: pa.DataType) -> bool:
+    """Whether a type is that of a column without any value, or whose lists have none."""
+    return bool(pa.types.is_null(kind.value_type if pa.types.is_list(kind) else kind))
+
+
 def is_string(kind: pa.DataType) -> bool:
     """Whether an arrow type holds text, plain or dictionary-encoded."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -112,7 +143,8 @@ _WORDS = {
 def _is_kind(kind: Kind, of_file: pa.DataType) -> bool:
     of_item = kind.removeprefix("list of ")
     if of_item != kind:
-        return pa.types.is_list(of_file) and _IS[of_item](of_file.value_type)
+        # Files from before `write_table` have the type null where every list is empty, or has no value.
+        return pa.types.is_list(of_file) and (_is_null(of_file) or _IS[of_item](of_file.value_type))
     return _IS[kind](of_file)
 
 

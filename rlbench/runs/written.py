@@ -29,7 +29,7 @@ from rlbench.runs.record import (
     Measurement,
     Outcome,
 )
-from rlbench.runs.tables import predictions_file, samples_file
+from rlbench.runs.tables import PREDICTIONS, SAMPLES, predictions_file, samples_file, write_table
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def write_run(
         drop(beside)
     beside.mkdir(parents=True)
     for split, judged in splits.items():
-        judged.predictions.to_parquet(beside / predictions_file(split, 0))
+        write_table(judged.predictions, PREDICTIONS, beside / predictions_file(split, 0))
         if len(judged.samples):
-            judged.samples.to_parquet(beside / samples_file(split, 0))
+            write_table(judged.samples, SAMPLES, beside / samples_file(split, 0))
         rows = [Measurement(step=0, split=split, metric=name, value=value) for name, value in judged.means.items()]
         MEASUREMENTS.append(beside, rows)
         if judged.completions:

@@ -82,6 +82,16 @@ def test_commands_complete_what_is_neither_done_nor_running(experiment):
     assert sorted(shlex.split(line)[-1] for line in lines) == ["algorithm=canon", "algorithm=dapo", "algorithm=rloo"]
 
 
+def test_a_cell_whose_input_was_wrong_is_not_offered_as_it_is(experiment, capsys):
+    said = ", after what the notes name as wrong is corrected:"
+    main([str(experiment)])
+    assert said not in capsys.readouterr().out
+    (failed,) = [path for path in experiment.rglob("STATUS") if path.read_text().startswith("failed")]
+    failed.write_text("failed\nBadInput: the weights lack a\n")
+    main([str(experiment)])
+    assert f"These complete them{said}\n" in capsys.readouterr().out
+
+
 def test_a_run_outside_of_a_sweep_has_the_command_of_its_manifest(tmp_path):
     run = make(tmp_path, "grpo", "failed\nOSError: disk full\n")
     (run / "manifest.json").write_text(json.dumps({"command": ["run.py", "algorithm=grpo", "reward.terms={a: 1}"]}))

@@ -1,6 +1,7 @@
 """Models of any folder: their registry, names, identity, prompt forms and tokens, and what is refused."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -108,10 +109,25 @@ def test_a_name_is_the_last_part_of_the_path_and_may_be_given() -> None:
 def test_what_is_no_model_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     (problem,) = check_values(composed("model=hf", "model.name=mine"))
     assert problem.startswith("model.path is not set; give a transformers model folder or a hub id")
+    for settings in (["model=hf"], ["model=qwen2.5_0.5b", "model.path=null", "model.name=null"]):
+        with pytest.raises(
+            BadInput, match=r"^model\.path is not set; give a transformers model folder or a hub id, as"
+        ):
+            composed(*settings)
+    with pytest.raises(BadInput, match=r"^model\.name = null: it needs a value$"):
+        composed("model=tiny", "model.name=null")
     (problem,) = check_values(of_model("x/y", "model.system_role=merged"))
     assert problem.startswith("model.system_role = 'merged' is unknown; known: template, merge. Did you mean 'merge'?")
-    (problem,) = check_model(of_model(tmp_path).model)
-    assert problem == f"model.path = '{tmp_path}' has no config.json; give a transformers model folder or a hub id"
+    (tmp_path / "file").touch()
+    remedy = "give a transformers model folder or a hub id"
+    for path, said in (
+        (tmp_path, f"has no config.json; {remedy}"),
+        (tmp_path / "none", f"does not exist; {remedy}"),
+        (tmp_path / "file", "is a file; give the folder that has config.json, weights and tokenizer"),
+    ):
+        assert check_model(of_model(path).model) == [f"model.path = '{path}' {said}"]
+        with pytest.raises(BadInput, match=re.escape(f"model.path = '{path}' {said}")):
+            MODELS["hub"].digest(of_model(path).model, None, tmp_path)
     (tmp_path / "empty.jinja").write_text("\n")
     for name, words in (
         ("none.jinja", "is not a file; give a file with a Jinja template"),
@@ -121,6 +137,34 @@ def test_what_is_no_model_is_refused_before_anything_is_loaded(tmp_path: Path) -
         assert problem.startswith(f"model.chat_template = '{tmp_path / name}' {words}")
     with pytest.raises(BadInput, match=r"model\.kind = 'hugging' is unknown; known: tiny, wheel, hub"):
         composed("model=hf", "model.kind=hugging")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+def test_a_folder_without_the_tokenizers_files(family: str, tmp_path: Path) -> None:
+    """transformers makes an empty tokenizer of some kinds, and fails for others."""
+    folder = save_model(tmp_path / "model", family, gpt2_like())
+    load_tokenizer(folder)
+    for settings in (False, True):
+        (folder / "tokenizer.json").unlink(missing_ok=True)
+        if settings:
+            (folder / "tokenizer_config.json").unlink()
+        with pytest.raises(BadInput) as caught:
+            load_tokenizer(folder)
+        (problem,) = caught.value.problems
+        assert problem.startswith(
+            f"'{folder}' has no tokenizer files, such as tokenizer.json and tokenizer_config.json; c"
+        )
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_broken_config_in_a_folder_has_nothing_to_do_with_the_hub(changed: Callable[..., Path], text: str) -> None:
+    folder = changed()
+    (folder / "config.json").write_text(text)
+    with pytest.raises(BadInput) as caught:
+        load_tokenizer(folder)
+    (problem,) = caught.value.problems
+    assert str(folder / "config.json") in problem or f"the config.json of '{folder}'" in problem
+    assert "hub" not in problem and "online" not in problem
 
 
 def test_a_template_counts_by_its_content(base: Path, changed: Callable[..., Path], tmp_path: Path) -> None:
