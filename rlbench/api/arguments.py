@@ -2,8 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Set
+from typing import Any, ParamSpec, TypeVar
 
 from rlbench.base.errors import BadInput, nearest
 
@@ -33,6 +33,17 @@ def named_arguments(function: Callable[Parameters, Result]) -> Callable[Paramete
         return function(*args, **kwargs)
 
     return checked
+
+
+def out_of_order(argument: str, values: Any) -> str:
+    """What is wrong with values whose order counts, if they have none that lasts, or "".
+
+    The order of a set depends on PYTHONHASHSEED, that of a mapping on how it was made, and an iterator has one only
+    once.
+    """
+    if not isinstance(values, Set | Mapping | MappingView | Iterator):
+        return ""
+    return f"{argument} = {values!r:.80} is a {type(values).__name__}, and its order counts; give a list"
 
 
 def one_of(argument: str, value: str, known: Iterable[str]) -> str:

@@ -11,11 +11,12 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import rlbench
+from rlbench.api.arguments import out_of_order
 from rlbench.api.overrides import words, written
 from rlbench.base.errors import BadInput
 from rlbench.base.program import started
@@ -162,14 +163,20 @@ def _added(word: str) -> str:
 
 
 def _swept(sweep: Mapping[str, Iterable[Any]]) -> list[str]:
-    problems = [
-        f"sweep[{key!r}] = {values!r:.60} must be a list of values"
-        for key, values in sweep.items()
-        if isinstance(values, str) or not isinstance(values, Iterable)
-    ]
+    several: dict[str, list[Any]] = {}
+    problems = []
+    for key, values in sweep.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            problems.append(f"sweep[{key!r}] = {values!r:.60} must be a list of values")
+        elif isinstance(values, Set | Mapping):
+            problems.append(out_of_order(f"sweep[{key!r}]", values))
+        elif not (several_values := list(values)):
+            problems.append(f"sweep[{key!r}] is empty: give at least one value, or leave it out")
+        else:
+            several[key] = several_values
     if problems:
         raise BadInput(*problems)
-    return [_added(f"{key}={','.join(written(key, value) for value in values)}") for key, values in sweep.items()]
+    return [_added(f"{key}={','.join(written(key, value) for value in values)}") for key, values in several.items()]
 
 
 def _run(arguments: Sequence[str], *, show: bool) -> tuple[int, str]:

@@ -1,6 +1,6 @@
 """Lists from anywhere: how a text is read as a list, and the metrics of lists. Loads no torch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from rlbench.api.arguments import named_arguments, one_of
+from rlbench.api.arguments import named_arguments, one_of, out_of_order
 from rlbench.base.errors import BadInput
 from rlbench.base.program import CONF
 from rlbench.base.records import is_finite
@@ -143,13 +143,15 @@ def metrics(
     Args:
         lists: one list per query: its items in order, or a text with one item per line. An item is its line, such as
             "Heat (1995)", or (title, year). A mapping gives the queries names.
-        truth: the relevant items of each query, in the same order, or under the same names.
+        truth: the relevant items of each query, in the same order, or under the same names. Without gains, the items of
+            a query may be a set.
         catalog: the items that may be recommended; others are no hits. Default: every item of `lists` and `truth`. The
             metrics that are about a catalogue are then left out.
         cutoffs: the values of K in Recall@K and the others.
         seen: items that each dialogue has named before. Recommending one is no hit.
         gains: how relevant each item of `truth` is, above 0, for NDCG; default: all equally.
-        line_format: "{title} ({year})" or "{title}"; default: the first if every item of `truth` has a year.
+        line_format: "{title} ({year})" or "{title}"; default: the first if every item of `truth` has a year. Lists in
+            which every item has a year are then refused if `truth` has items without.
         matching: when a title and a year name an item: a file name in `conf/matching/`, or a MatchingConfig.
         n: N, the number of ranks of a list; default: the largest cut-off. Later entries are ignored, and counted in
             `overflow`.
@@ -166,6 +168,7 @@ def metrics(
         (1.0, 0.631)
     """
     names, texts, (truths, seens, graded) = _aligned(lists, truth=truth, seen=seen, gains=gains)
+    truths = [list(items) if isinstance(items, Iterator) else items for items in truths]  # they are read several times
     problems = _wrong_numbers(cutoffs, n)
     if line_format is not None:
         one_of("line_format", line_format, LINE_FORMATS)
@@ -183,6 +186,8 @@ def metrics(
         _gains(f"gains[{name!r}]", own, items, problems) for name, own, items in zip(names, graded, truths, strict=True)
     ]
     known = None if catalog is None else _catalog(catalog, has_years)
+    if line_format is None and not has_years and not problems:
+        problems += _no_match(relevant, given)
     if problems:
         raise BadInput(*problems)
     length = n or max(cutoffs)
@@ -231,7 +236,9 @@ def _aligned(lists: Any, **others: Any) -> tuple[list[Any], list[Any], list[list
     for argument, values in others.items():
         if values is None:
             found.append([()] * len(names))
-        elif isinstance(values, Mapping) is not named or isinstance(values, str):
+        elif not named and (wrong_order := out_of_order(argument, values)) and not isinstance(values, Mapping):
+            problems.append(wrong_order)
+        elif isinstance(values, Mapping) is not named or isinstance(values, str | int | float):
             problems.append(f"{argument} must be {'a mapping' if named else 'a sequence'}, as lists is")
         elif named and (wrong := [name for name in [*values, *lists] if name not in values or name not in lists]):
             where = argument if wrong[0] not in values else "lists"
@@ -260,10 +267,24 @@ def _wrong_numbers(cutoffs: Any, n: Any) -> list[str]:
 
 def _have_years(truths: Sequence[Any]) -> bool:
     """Whether every relevant item that is given has a year."""
-    every = [item for items in truths for item in items]
+    every = [item for items in truths if isinstance(items, Iterable) for item in items]
     return all(
         parse_line(item) is not None if isinstance(item, str) else item[1:] not in ((None,), [None]) for item in every
     )
+
+
+def _no_match(relevant: Sequence[Sequence[Item]], given: Sequence[str | list[Item]]) -> list[str]:
+    """An error if relevant items have no years, but every line of the lists does: they could not match."""
+    texts = [one for one in given if isinstance(one, str)]
+    entries = [item for text in texts for item in parse_titles(text).items]
+    with_years = [item for text in texts for item in parse_text(text).items]
+    bare = next((title for items in relevant for title, _ in items if parse_line(title) is None), None)
+    if bare is None or not entries or len(with_years) != len(entries) or len(texts) != len(given):
+        return []
+    return [
+        f"truth has items without years, such as {bare!r}, but every item of lists has one, such as {entries[0][0]!r}: "
+        f"give years in both or in none, or line_format='{TITLES}' if they belong to the titles"
+    ]
 
 
 def _item(item: Any, has_years: bool) -> Item | None:
@@ -282,11 +303,11 @@ def _item(item: Any, has_years: bool) -> Item | None:
 
 def _items(argument: str, items: Any, has_years: bool, problems: list[str]) -> list[Item]:
     """The items of a value, with a sentence in `problems` for each that is none."""
-    if isinstance(items, str) or not isinstance(items, Iterable):
+    if isinstance(items, str | Mapping) or not isinstance(items, Iterable):
         problems.append(f"{argument} = {items!r:.80} must be a sequence of items")
         return []
     found = []
-    for rank, item in enumerate(items):
+    for rank, item in enumerate(sorted(items, key=repr) if isinstance(items, Set) else items):
         if (read := _item(item, has_years)) is not None:
             found.append(read)
             continue
@@ -300,6 +321,9 @@ def _given(argument: str, one: Any, has_years: bool, problems: list[str]) -> str
     """A list as a text to read, or as items that need no reading."""
     if isinstance(one, str):
         return one
+    if wrong := out_of_order(argument, one):
+        problems.append(wrong)
+        return []
     every = list(one) if isinstance(one, Iterable) else []
     if every and all(isinstance(item, str) for item in every):
         broken = [item for item in every if "\n" in item]
@@ -310,7 +334,7 @@ def _given(argument: str, one: Any, has_years: bool, problems: list[str]) -> str
 
 def _titles(argument: str, items: Any, has_years: bool, problems: list[str]) -> list[str]:
     """The titles of items; a text without a year is a title."""
-    if isinstance(items, str) or not isinstance(items, Iterable):
+    if isinstance(items, str | Mapping) or not isinstance(items, Iterable):
         problems.append(f"{argument} = {items!r:.80} must be a sequence of items or titles")
         return []
     found = []
@@ -325,6 +349,9 @@ def _titles(argument: str, items: Any, has_years: bool, problems: list[str]) -> 
 
 def _gains(argument: str, gains: Any, truth: Any, problems: list[str]) -> tuple[float, ...] | None:
     if gains is None or (isinstance(gains, tuple) and not gains):
+        return None
+    if wrong_order := out_of_order(argument, gains) or out_of_order(argument.replace("gains", "truth", 1), truth):
+        problems.append(wrong_order)
         return None
     values = list(gains) if isinstance(gains, Iterable) else [gains]
     if len(values) != len(truth):
@@ -353,7 +380,7 @@ def _catalog(catalog: Any, has_years: bool) -> Catalog:
         raise BadInput(*problems)
     if not items:
         raise BadInput("catalog is empty; leave it out to allow every item")
-    return Catalog(items)
+    return Catalog(list(dict.fromkeys(items)))
 
 
 def _every(relevant: Sequence[Sequence[Item]], given: Sequence[str | list[Item]], has_years: bool) -> list[Item]:

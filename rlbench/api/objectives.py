@@ -236,7 +236,8 @@ class MethodObjective:
             BadInput: an argument is missing, has a wrong shape, or is unknown.
         """
         extras = dict(extras or {})
-        check_logps(logps, old_logps, ref_logps, self.needs_reference, self.name)
+        own_mask = mask if credit is None else credit.mask
+        check_logps(logps, old_logps, ref_logps, own_mask, self.needs_reference, self.name)
         old = logps.detach() if old_logps is None else old_logps
         if credit is None:
             if groups is None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rlbench.api.arguments import out_of_order
 from rlbench.base.errors import BadInput
 
 PLAIN = re.compile(r"[A-Za-z0-9_./+@%-]+")
@@ -66,6 +67,8 @@ def written(name: str, value: Any) -> str:
         return value if PLAIN.fullmatch(value) and not SPECIAL.fullmatch(value) else quoted(value)
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{written(name, one)}" for key, one in value.items()) + "}"
+    if wrong := out_of_order(name, value):
+        raise BadInput(wrong)
     if isinstance(value, Iterable):
         return "[" + ",".join(written(name, one) for one in value) + "]"
     raise BadInput(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rlbench.api.arguments import out_of_order
 from rlbench.base.errors import BadInput, nearest
 from rlbench.lists.reader import TokenUnits
 from rlbench.objective import Objective
@@ -66,6 +67,15 @@ class Given:
             _check_shape(name, value, shape, problems)
         for name, value in extras.items():
             _check_shape(f"extras['{name}']", value, _extra_shape(name, shape), problems)
+        if not problems:
+            there = torch.ones(shape, dtype=torch.bool) if mask is None else mask != 0
+            problems += wrong_ranks(ranks, there) + wrong_logps("old_logps", old_logps, there)
+            problems += _wrong_counts(extras.get("n_truth"))
+            shown = extras.get("demonstration_mask")
+            for name in ("demonstration_logps", "demonstration_ref_logps"):
+                if name in extras and (shown is None or shown.shape == extras[name].shape):
+                    of_tokens = torch.ones_like(extras[name]) if shown is None else shown
+                    problems += wrong_logps(f"extras['{name}']", extras[name], of_tokens != 0)
         if ranks is None and method.needs_ranks:
             problems.append(f"ranks is missing: {method.name} needs the rank of each token, (B, T) from 0")
         if problems or worth is None:
@@ -144,6 +154,8 @@ def _worth(method: "MethodObjective", rewards: Any, hits: Any, problems: list[st
             problems.append(f"{name} must be {shapes}, but is {shown_shape(value)}")
         elif value is not None and not torch.isfinite(value.double()).all():
             problems.append(f"{name} holds values that are not finite")
+        elif name == "hits" and value is not None and (odd := value[(value != 0) & (value != 1)]).numel():
+            problems.append(f"hits must be 0 or 1, but has {odd[0].item():.6g}; give graded relevance as rewards")
     if problems:
         return None
     if rewards is None and hits is None:
@@ -187,7 +199,61 @@ def _check_shape(name: str, value: Any, wanted: Sequence[int | None], problems: 
         )
 
 
-def check_logps(logps: Any, old_logps: Any, ref_logps: Any, needs_reference: bool, name: str) -> None:
+ROUNDING = 1e-3
+"""How far above 0 rounding may put a log-probability."""
+
+
+def wrong_logps(name: str, values: torch.Tensor | None, there: torch.Tensor) -> list[str]:
+    """One sentence if tokens have log-probabilities that none can have.
+
+    Args:
+        name: name of the argument.
+        values: (B, T) log-probabilities, or None.
+        there: (B, T) False on padding, where any number may be.
+    """
+    if values is None:
+        return []
+    own = values.detach()[there.to(values.device)]
+    odd = own[~(own <= ROUNDING) | ~own.isfinite()]
+    if not odd.numel():
+        return []
+    remedy = "give log-probabilities, which are finite and at most 0; mask is 0 on padding"
+    return [f"{name} has {odd[0].item():.6g} at {odd.numel()} of {own.numel()} tokens that are no padding; {remedy}"]
+
+
+def wrong_ranks(ranks: torch.Tensor | None, there: torch.Tensor) -> list[str]:
+    """One sentence if tokens have a rank that is none.
+
+    Args:
+        ranks: (B, T) ranks, or None.
+        there: (B, T) False on padding, where any number may be.
+    """
+    if ranks is None:
+        return []
+    own = ranks[there.to(ranks.device)]
+    odd = own[(own < END) | (own != own.long())]
+    remedy = f"ranks are whole numbers from 0, {OTHER} for text outside the entries, and {END} for the end"
+    return [f"ranks has {odd[0].item():.6g}: {remedy}"] if odd.numel() else []
+
+
+def _wrong_counts(n_truth: torch.Tensor | None) -> list[str]:
+    if n_truth is None or not (odd := n_truth[~(n_truth >= 1) | (n_truth != n_truth.long())]).numel():
+        return []
+    return [f"extras['n_truth'] has {odd[0].item():.6g}: give how many items are relevant, a whole number from 1"]
+
+
+def check_logps(logps: Any, old_logps: Any, ref_logps: Any, mask: Any, needs_reference: bool, name: str) -> None:
+    """Check the log-probabilities of a loss.
+
+    Args:
+        logps, old_logps, ref_logps: (B, T) as given.
+        mask: (B, T) 0 on padding; None without padding. Checked by `Given.of`.
+        needs_reference: whether the method needs `ref_logps`.
+        name: the method.
+
+    Raises:
+        BadInput: for all problems together.
+    """
     problems: list[str] = []
     if not isinstance(logps, torch.Tensor) or logps.dim() != 2 or not logps.is_floating_point():
         raise BadInput(f"logps must be a tensor (B, T) of log-probabilities, but is {shown_shape(logps)}")
@@ -198,6 +264,11 @@ def check_logps(logps: Any, old_logps: Any, ref_logps: Any, needs_reference: boo
             f"ref_logps is missing: {name} compares the policy with a reference policy. Without one, make the "
             "objective with kl={'beta': 0} if its KL term is all that needs it"
         )
+    mask = torch.ones_like(logps) if mask is None else mask
+    if not problems and isinstance(mask, torch.Tensor) and mask.shape == logps.shape:
+        there = mask != 0
+        named = {"logps": logps, "old_logps": old_logps, "ref_logps": ref_logps}
+        problems += [said for of, value in named.items() for said in wrong_logps(of, value, there)]
     if problems:
         raise BadInput(*problems)
 
@@ -208,7 +279,14 @@ def in_groups(groups: Any, b: int, problems: list[str]) -> torch.Tensor:
         if groups < 1 or b % groups:
             problems.append(f"groups = {groups} must divide the number of completions, {b}")
         return torch.arange(b)
-    names = torch.as_tensor(groups).cpu()
+    if wrong := out_of_order("groups", groups):
+        problems.append(wrong)
+        return torch.arange(b)
+    try:
+        names = torch.as_tensor(groups).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        problems.append(f"groups = {groups!r:.60} must be G, or the number of each completion's prompt ({b},)")
+        return torch.arange(b)
     if names.dim() != 1 or len(names) != b:
         problems.append(f"groups must be G or ({b},), but is {shown_shape(names)}")
         return torch.arange(b)

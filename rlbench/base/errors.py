@@ -31,6 +31,15 @@ def noting(notices: Iterable[str]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def also(problems: Iterable[str]) -> Iterator[None]:
+    """Add problems that were found before to bad input that is found inside, as its first ones."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(*problems, *error.problems, notices=error.notices) from error
+
+
 class OutOfMemory(RuntimeError):
     """A run ran out of memory. The message says where, what was expected, and which settings to lower."""
 

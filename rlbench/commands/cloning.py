@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlbench.base.errors import BadInput
+from rlbench.base.errors import BadInput, also
 from rlbench.base.program import as_started
 from rlbench.config.places import check_places
 from rlbench.config.resolving import resolve
@@ -72,10 +72,12 @@ def clone_of(folder: Path, at: int | None, words: Sequence[str], config_dir: Pat
         BadInput: the parent cannot be cloned, a setting may not change, or nothing changes.
     """
     recorded, parent_config, parent = _parent(folder)
-    config, changed = _changed(recorded, parent_config, words, config_dir)
-    if not isinstance(config.algorithm, AlgorithmConfig):
-        raise BadInput(f"algorithm = {config.algorithm.name}: a clone needs an algorithm of policy optimisation")
-    if not changed:
+    allowed, problems = _overrides(words, config_dir)
+    with also(problems):
+        config, changed = _changed(recorded, parent_config, allowed, config_dir)
+        if not isinstance(config.algorithm, AlgorithmConfig):
+            raise BadInput(f"algorithm = {config.algorithm.name}: a clone needs an algorithm of policy optimisation")
+    if not changed and not problems:
         raise BadInput(
             f"no changed setting affects what {folder} computes, so a clone would be the same run; to resume that "
             f"run, repeat its command: {_command(folder)}"
@@ -88,10 +90,11 @@ def clone_of(folder: Path, at: int | None, words: Sequence[str], config_dir: Pat
     if "variant" not in given:
         config.variant = _variant(parent_config, config, step, changed)
     config = replace(config, clone=clone)
-    problems = check_values(config, count()) + check_places(config, to_write=True)
-    problems = problems or _of_checkpoint(config, parent, step)
-    if problems:
-        raise BadInput(*problems)
+    with also(problems):
+        found = check_values(config, count()) + check_places(config, to_write=True)
+        found = found or _of_checkpoint(config, parent, step)
+        if found or problems:
+            raise BadInput(*found)
     sys.argv = [sys.argv[0], *(_options(config_dir)), str(folder), *words, "--at", str(step)]
     return config
 
@@ -136,20 +139,30 @@ def _parent(folder: Path) -> tuple[DictConfig, Config, Run]:
     return recorded, config, run
 
 
+def _overrides(words: Sequence[str], config_dir: Path | None) -> tuple[list[Override], list[str]]:
+    """Return the overrides that a clone may have, and what is wrong with the others.
+
+    Raises:
+        BadInput: for every word that is no override or gives several values.
+    """
+    known = groups(config_dir)
+    overrides = parse(words, known, in_config())
+    refusals = [_refusal(override) for override in overrides]
+    problems = [said for said in refusals if said]
+    if several := repeated(overrides) + sweeps(overrides, known):
+        raise BadInput(*several, *problems)
+    return [override for override, said in zip(overrides, refusals, strict=True) if not said], problems
+
+
 def _changed(
-    recorded: DictConfig, parent: Config, words: Sequence[str], config_dir: Path | None
+    recorded: DictConfig, parent: Config, overrides: Sequence[Override], config_dir: Path | None
 ) -> tuple[Config, list[str]]:
     """Return the config after the changes, and those of them that affect the run, in one form.
 
     Raises:
-        BadInput: for every word that is no override, or that changes what a clone may not change.
+        BadInput: an option or a value is invalid.
     """
-    known, usual = groups(config_dir), in_config()
-    overrides = parse(words, known, usual)
-    problems = repeated(overrides) + sweeps(overrides, known)
-    problems += [said for override in overrides if (said := _refusal(override))]
-    if problems:
-        raise BadInput(*problems)
+    known = groups(config_dir)
     chosen = [override for override in overrides if override.key_or_group in known]
     own = [*_options(config_dir), *(str(override.input_line) for override in chosen)]
     composed = check_overrides(own)

@@ -6,7 +6,7 @@ Importing this module loads neither torch nor transformers.
 import copy
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import PurePath
@@ -118,7 +118,7 @@ def resolve(cfg: DictConfig) -> Config:
     if problems:
         raise BadInput(*problems)
     problems += [
-        f"{key} = {plain[key]!r} must be of type {kind.__name__}"
+        f"{key} = {plain[key]!r} must be of type {kind.__name__}{as_sweep(key, plain[key])}"
         for key, kind in _SCALARS.items()
         if type(plain[key]) is not kind  # isinstance would accept True as an int
     ]
@@ -368,10 +368,18 @@ def _of_value(error: OmegaConfBaseException, key: str, value: Any) -> str:
     """What is wrong with the value of a key."""
     said = _first_line(error)
     if kind := re.search(r"\b(?:to|valid) (Integer|Float|string|bool)\b", said):
-        return f"{key} = {_shown(value)} must be {KINDS[kind[1]]}"
+        return f"{key} = {_shown(value)} must be {KINDS[kind[1]]}{as_sweep(key, value)}"
     if value is None:
         return f"{key} = null: it needs a value"
     return f"{key} = {_shown(value)}: {said}"
+
+
+def as_sweep(key: str, values: Any) -> str:
+    """How to run one cell for each of several values, or "" for another value."""
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        return ""
+    several = ",".join(map(str, values))
+    return f"; a sweep has one cell for each value: -m {key}={several}, or sweep={{{key!r}: {list(values)}}} in Python"
 
 
 def _of_interpolation(error: OmegaConfBaseException) -> str:

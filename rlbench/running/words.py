@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 
 from rlbench.base.errors import BadInput, nearest
 from rlbench.base.program import as_started
+from rlbench.config.resolving import as_sweep
 
 SWITCHES = (
     "--help -h",
@@ -140,6 +141,9 @@ def wrong_groups(
         if override.is_delete():
             if group not in in_config:
                 problems.append(f"{override.input_line}: the config has no option of {group}; leave it out")
+            continue
+        if isinstance(override.value(), list):
+            problems.append(f"{override.input_line}: a run has one {group}{as_sweep(group, override.value())}")
             continue
         problems += [
             f"{group}={value}: there is no such {group}; known: {', '.join(groups[group])}."

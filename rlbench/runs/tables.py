@@ -98,11 +98,12 @@ def write_table(table: pd.DataFrame, columns: Sequence[ParquetColumn], file: Pat
         file: the file.
     """
     kinds = {column.name: column.kind for column in columns}
-    schema = pa.Schema.from_pandas(table)
-    for place, field in enumerate(schema):
+    made = pa.Table.from_pandas(table)
+    for place, field in enumerate(made.schema):
         if _is_null(field.type) and field.name in kinds:
-            schema = schema.set(place, field.with_type(_type_of(kinds[field.name])))
-    table.to_parquet(file, schema=schema)
+            typed = field.with_type(_type_of(kinds[field.name]))
+            made = made.set_column(place, typed, made.column(place).cast(typed.type))
+    pq.write_table(made, file)
 
 
 _TYPES = {"string": pa.string(), "int": pa.int64(), "bool": pa.bool_(), "float": pa.float64(), "number": pa.float64()}

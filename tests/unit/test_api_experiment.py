@@ -55,6 +55,44 @@ def test_numbers_of_numpy_and_paths():
     ]
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"seed": [0, 1]},
+            r"seed = \[0, 1\] must be of type int; a sweep has one cell .*-m seed=0,1, or sweep={'seed': \[0, 1\]}",
+        ),
+        (
+            {"algorithm": ["grpo", "dapo"]},
+            r"algorithm=.*: a run has one algorithm; .*{'algorithm': \['grpo', 'dapo'\]}",
+        ),
+        ({"trainer": {"rl": {"updates": [1, 2]}}}, r"trainer.rl.updates = \[1, 2\] must be an integer; a sweep has"),
+        ({"model": "hf"}, "model.path is not set"),
+    ],
+)
+def test_several_values_are_a_sweep(settings, said):
+    (problem,) = rlbench.Experiment(**settings).check()
+    assert re.match(said, problem)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"sweep": {"seed": []}}, "sweep['seed'] is empty: give at least one value, or leave it out"),
+        ({"sweep": {"seed": iter([])}}, "sweep['seed'] is empty: give at least one value, or leave it out"),
+        ({"sweep": {"seed": {1, 2}}}, "sweep['seed'] = {1, 2} is a set, and its order counts; give a list"),
+        ({"sweep": {"seed": {1: 2}}}, "sweep['seed'] = {1: 2} is a dict, and its order counts; give a list"),
+        ({"dataset.cutoffs": {5}}, "dataset.cutoffs = {5} is a set, and its order counts; give a list"),
+    ],
+)
+def test_values_need_an_order(arguments, said):
+    with pytest.raises(rlbench.BadInput) as caught:
+        rlbench.Experiment(**arguments)
+    assert caught.value.problems == [said]
+    several = rlbench.Experiment(sweep={"seed": range(2), "algorithm": (one for one in ("grpo", "dapo"))})
+    assert several.overrides == ["seed=0,1", "algorithm=grpo,dapo"]
+
+
 def test_the_command_is_what_a_user_would_type():
     experiment = rlbench.Experiment(
         "algorithm=rank_grpo", {"reward": "dcg"}, ["seed=3"], debug="smoke", trainer={"rl": {"updates": 5}}

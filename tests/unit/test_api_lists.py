@@ -152,12 +152,55 @@ def test_graded_truths_weigh_ndcg():
         (lambda: rlbench.metrics([["a"]], [["a"]], seen=["a"]), r"seen\[0\] = 'a' must be a sequence"),
         (lambda: rlbench.metrics([["a"]], [["a"]], catalog=[]), "catalog is empty"),
         (lambda: rlbench.parse(3), "text = 3 must be a text"),
+        *(
+            (
+                lambda one=one: rlbench.metrics([one], [["a"]]),
+                rf"lists\[0\] = .* is a {kind}, and its order counts; give",
+            )
+            for one, kind in (
+                ({"a", "b"}, "set"),
+                (frozenset("ab"), "frozenset"),
+                ({"a": 1}, "dict"),
+                ({"a": 1}.keys(), "dict_keys"),
+                ({1: "a"}.values(), "dict_values"),
+                ((one for one in "ab"), "generator"),
+            )
+        ),
+        (lambda: rlbench.metrics([["a"]], {"a"}), "truth = {'a'} is a set, and its order counts"),
+        (lambda: rlbench.metrics([["a"]], 3), "truth must be a sequence, as lists is"),
+        (lambda: rlbench.metrics([["a"]], [3]), r"truth\[0\] = 3 must be a sequence of items"),
+        (lambda: rlbench.metrics([["a"]], [{"a": 2}]), r"truth\[0\] = {'a': 2} must be a sequence of items"),
+        (lambda: rlbench.metrics([["a"]], [["a"]], seen=[{"a": 2}]), r"seen\[0\] = {'a': 2} must be a sequence"),
+        (lambda: rlbench.metrics([["a"]], [["a", "b"]], gains=[{1, 2}]), r"gains\[0\] = {1, 2} is a set"),
+        (lambda: rlbench.metrics([["a"]], [{"a", "b"}], gains=[[1, 2]]), r"truth\[0\] = .* is a set"),
+        (lambda: rlbench.metrics([["a"]], [["a"]], cutoffs={5, 10}), "cutoffs = .* must be a sequence"),
+        (
+            lambda: rlbench.metrics([["Heat (1995)"], "1. Up (2009)"], [["Heat"], ["Up (2009)"]]),
+            r"truth has items without years, such as 'Heat', but every item of lists has one, such as 'Heat \(1995\)'",
+        ),
         (lambda: rlbench.parse("a", n=0), "n = 0 must be"),
     ],
 )
 def test_errors_name_the_argument(call, said):
     with pytest.raises(rlbench.BadInput, match=said):
         call()
+
+
+def test_what_has_no_order_may_be_a_set_or_a_generator():
+    lists, truth = [["Heat (1995)", "Up (2009)"]], ["Up (2009)", "Ran (1985)"]
+    usual = rlbench.metrics(lists, [truth], seen=[["Up"]], catalog=[*lists[0], *truth])
+    for kind in (set, frozenset, iter, tuple):
+        assert rlbench.metrics(lists, [kind(truth)], seen=[kind(["Up"])], catalog=kind([*lists[0], *truth])) == usual
+
+
+def test_titles_may_look_like_years():
+    """Where the truth has them too, or the lists have others, or the caller says so."""
+    for lists, truth, more in (
+        (["Heat (1995)"], ["Heat (1995)", ("Ran", None)], {"line_format": "{title}"}),
+        (["Heat (1995)", "Ran"], ["Heat (1995)", "Up"], {}),
+        ([("Heat (1995)", None)], ["Heat (1995)", "Up"], {}),
+    ):
+        assert rlbench.metrics([lists], [truth], **more)["recall@5"] == 0.5
 
 
 def test_all_problems_come_together():

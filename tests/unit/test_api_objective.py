@@ -50,6 +50,7 @@ def given() -> dict:
         "ranks": torch.tensor([[-1, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, -2]] * B),
         "mask": mask,
         "extras": {name: drawn(*shape).abs() for name, shape in EXTRAS.items()}
+        | {name: drawn(3, 5) for name in ("demonstration_logps", "demonstration_ref_logps")}
         | {
             "demonstration_mask": torch.ones(3, 5),
             "n_truth": hits.sum(1).clamp(min=1),
@@ -233,11 +234,40 @@ def test_wrong_settings_are_named(call, said):
         ("siren", {"extras": {}}, r"extras\['top_p_entropy'\] is missing: siren"),
         ("top_entropy", {"extras": {}}, r"extras\['entropy'\] is missing: top_entropy"),
         ("verl_erank", {"extras": {}}, r"extras\['hidden_states'\] is missing"),
+        ("rank_grpo", {"groups": ["a"] * 8}, r"groups = \['a', .* must be G, or the number"),
+        ("rank_grpo", {"groups": dict.fromkeys(range(8)).keys()}, "groups = .* is a dict_keys, and its order counts"),
+        ("rank_grpo", {"ranks": torch.full((B, T), -7)}, "ranks has -7: ranks are whole numbers from 0, -1 for text"),
+        ("rank_grpo", {"ranks": torch.full((B, T), 0.5)}, "ranks has 0.5: ranks are whole numbers"),
+        ("rank_grpo", {"hits": torch.full((B, N), 0.5)}, "hits must be 0 or 1, but has 0.5; give graded"),
+        ("rank_grpo", {"hits": torch.full((B, N), -1)}, "hits must be 0 or 1, but has -1"),
+        *(
+            (
+                "rank_grpo",
+                {name: torch.full((B, T), value)},
+                f"{name} has {said} at 108 of 108 tokens that are no",
+            )
+            for name in ("logps", "old_logps", "ref_logps")
+            for value, said in ((0.002, "0.002"), (torch.nan, "nan"), (-torch.inf, "-inf"))
+        ),
+        ("grpo", {"extras": {"n_truth": torch.zeros(B)}}, r"extras\['n_truth'\] has 0: give how many"),
+        (
+            "unlikely",
+            {"extras": {"demonstration_logps": torch.ones(3, 5)}},
+            r"extras\['demonstration_logps'\] has 1 at 15 of 15",
+        ),
     ],
 )
 def test_wrong_tensors_are_named(name, changes, said, given):
     with pytest.raises(rlbench.BadInput, match=said):
         method_of(name).loss(**(given | changes))
+
+
+def test_padding_may_hold_anything_and_rounding_is_no_error(given):
+    method, padding = method_of("rank_grpo"), given["mask"] == 0
+    usual = method.loss(**given).loss
+    for name, value in (("logps", 3.0), ("old_logps", 3.0), ("ref_logps", 3.0), ("ranks", -100)):
+        assert method.loss(**given | {name: given[name].detach().masked_fill(padding, value)}).loss == usual
+    method.loss(**given | {"logps": torch.full((B, T), 5e-4)})
 
 
 def test_the_room_is_still_a_room():

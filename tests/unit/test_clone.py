@@ -124,6 +124,26 @@ def test_settings_that_the_checkpoint_depends_on_are_refused_together(parent: Ru
 
 
 @pytest.mark.parametrize(
+    ("at", "words", "reasons"),
+    [
+        (20, ["algorithm=dpo"], ["a clone needs an algorithm of policy optimisation"]),
+        (20, ["algorithm=grop"], ["Did you mean 'grpo'?"]),
+        (20, ["trainer.rl.learning_rate=-1"], ["trainer.rl.learning_rate = -1"]),
+        (30, ["reward=dcg"], ["has no checkpoint of update 30"]),
+        (20, ["algorithm=grpo,gspo"], ["one run has one value"]),
+        (20, ["algorithm=rank_grpo"], []),
+    ],
+)
+def test_other_problems_do_not_hide_behind_a_setting_that_may_not_change(
+    parent: Run, at: int, words: list[str], reasons: list[str]
+) -> None:
+    said = refused(parent.root, at, ["seed=1", *words], None)
+    for reason in ["a clone may not change seed", *reasons]:
+        assert said.count(reason) == 1
+    assert "would be the same run" not in said
+
+
+@pytest.mark.parametrize(
     ("at", "words", "reason"),
     [
         (30, ["reward=dcg"], "has no checkpoint of update 30 (checkpoints: 20, 40)"),
