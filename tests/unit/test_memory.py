@@ -422,7 +422,7 @@ MEDIUM = ["model.hidden_size=512", "model.intermediate_size=1408", "model.layers
 PLAIN = ["trainer.share_prompts=never", "generation.prefill=repeated"]
 WITHOUT_GAPS = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """Environment in which glibc gives the memory of a freed tensor back. Otherwise gaps in its heap double the memory of a
-process that recomputes blocks with adapters (docs/low-memory.md)."""
+process that recomputes blocks with adapters, or that turns weights in 4 bits into numbers (docs/low-memory.md)."""
 
 
 @pytest.mark.slow
@@ -451,7 +451,7 @@ def test_the_estimate_is_near_what_is_measured(model, completions, micro_batch, 
     batches.append(f"generation.max_new_tokens={new}")
     overrides = [*SHORT, *model, *batches, *more, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    if {"adapter=lora", "trainer.gradient_checkpointing=true"} <= set(more):
+    if {"adapter=lora", "trainer.gradient_checkpointing=true"} <= set(more) or "adapter=qlora" in more:
         environment |= WITHOUT_GAPS
     for stage in ("sft", "rl"):  # each in its own process
         command = [sys.executable, str(CONF.parent / "run.py"), *overrides, f"stage={stage}"]
