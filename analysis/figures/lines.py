@@ -67,7 +67,8 @@ REFERENCE = {"sft": (0, (4, 3)), "oracle": (0, (1.5, 2))}
 """Dash patterns of the horizontal reference lines."""
 
 OFF_SCALE = 1.25
-"""An oracle value above this multiple of the highest curve is named above the axes instead of drawn."""
+"""An oracle value above this multiple of the highest curve is named above the axes instead of drawn, unless the axes
+reach it."""
 
 FEW_POINTS = 25
 """Curves with more points than this get markers on some points only."""
@@ -219,13 +220,15 @@ def _draw_together(
                 _draw_crowd(ax, panel, coloured, divisor)
             else:
                 _draw(ax, panel.lines, names, looks, divisor)
-            if panel.key[0] == "validation" and panel.key not in TRAINING:
-                references |= _references(ax, group.runs, panel.key[1], ceiling)
-                draw_beside(ax, group, [curve for curve in reported if curve.metric == panel.key[1]], looks)
             ax.set_title(panel.title, loc="left")
             below = (by or paper.template) and place + across < len(shown) and shown[place + across] is not None
             beside = by and place % across
             ax.set(xlabel="" if below else axis, ylabel="" if beside else axis_label(group, panel.key, letters))
+        tops = {ax: _top(ax) for ax, panel in zip(axes, shown, strict=True) if panel is not None}
+        for ax, panel in zip(axes, shown, strict=True):
+            if panel is not None and panel.key[0] == "validation" and panel.key not in TRAINING:
+                references |= _references(ax, group.runs, panel.key[1], ceiling, tops[ax])
+                draw_beside(ax, group, [curve for curve in reported if curve.metric == panel.key[1]], looks)
         for ax, panel in zip(axes, shown, strict=True):  # after drawing, since some axes share a scale
             if panel is not None:
                 _within_range(ax, panel.key[1])
@@ -237,6 +240,14 @@ def _draw_together(
         legend_below(figure, {} if crowded else _entries(figure.axes, names), note, paper)
         figure.caption += reference_words(references, reported=bool(reported))
     return figure
+
+
+def _top(ax: Axes) -> float:
+    """How high a reference may be to be drawn: near the curves of the axes and of those that share their scale, or
+    inside the range that constant curves get."""
+    curves = [one.dataLim for one in ax.get_shared_y_axes().get_siblings(ax)]
+    low, high = min(one.y0 for one in curves), max(one.y1 for one in curves)
+    return max(OFF_SCALE * high, value_range(low, high)[1])
 
 
 def _coincide(lines: Mapping[str, Series]) -> bool:
@@ -347,21 +358,21 @@ def _levels(runs: pd.DataFrame, stage: str, metric: str) -> list[float]:
     return [] if values.empty else [float(values.mean())]
 
 
-def _references(ax: Axes, runs: pd.DataFrame, metric: str, ceiling: str) -> set[str]:
+def _references(ax: Axes, runs: pd.DataFrame, metric: str, ceiling: str, top: float) -> set[str]:
     """Draw horizontal lines at the validation values of SFT and oracle, labelled at the right.
 
-    An oracle far above the curves is not drawn, to keep the curves large. The text `ceiling` is then written above the
-    axes, with the oracle's value in it.
+    An oracle above `top` is not drawn, to keep the curves large. The text `ceiling` is then written above the axes,
+    with the oracle's value in it.
 
     Returns:
         the stages with a line, and "above" if the oracle is named above the axes.
     """
-    highest, letters = ax.dataLim.y1, matplotlib.rcParams["ytick.labelsize"]
+    letters = matplotlib.rcParams["ytick.labelsize"]
     beside: dict[float, list[str]] = {}
     found = set()
     for stage, dashes in REFERENCE.items():
         for value in _levels(runs, stage, metric):
-            if stage == "oracle" and value > OFF_SCALE * highest:
+            if stage == "oracle" and value > top:
                 if ceiling:
                     ax.set_title(ceiling.format(share(value)), loc="right", color=GREY, fontsize=letters)
                     found.add("above")

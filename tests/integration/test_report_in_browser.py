@@ -339,6 +339,31 @@ def test_more_than_four_rows_are_named_at_their_ends_and_have_panels(browser: Br
         assert opened.said == []
 
 
+@pytest.mark.parametrize(("level", "oracle", "drawn"), [(0.0, 0.65, True), (0.5, 0.54, True), (0.5, 0.9, False)])
+def test_constant_curves_and_equal_contexts(
+    browser: Browser, tmp_path: Path, level: float, oracle: float, drawn: bool
+) -> None:
+    """A reference inside the frame is drawn, one outside is named; labels of the axes are not cut."""
+    names = ("ndcg@5", "ndcg@10", "recall@5", "recall@10", "in_catalog")
+    scores = queries({name: [level] * 3 for name in names}, ["a", "b", "c"])
+    values = {"ndcg@10": oracle, "recall@10": oracle}
+    write_run(tmp_path / "runs", "oracle", 0, scores, validation=values)
+    points = [(step, "validation", metric, level) for step in (0, 10) for metric in values]
+    for label in ("grpo-dcg", "gspo-dcg"):
+        write_run(tmp_path / "runs", label, 0, scores, curves=points)
+    with Opened(browser, write_page(tmp_path / "runs", tmp_path)) as opened:
+        words = opened.page.locator("#curves-panel svg.chart text").all_text_contents()
+        said = f"oracle {oracle:.3f}".replace("0.", ".")
+        assert [word for word in words if "oracle" in word] == [said if drawn else f"beyond: {said} ↑"]
+        for place in ("#curves-panel svg.chart", "#contexts svg.chart"):
+            left = opened.page.locator(place).evaluate("one => one.getBoundingClientRect().left")
+            found = opened.page.locator(f"{place} text").evaluate_all(
+                "all => all.map((one) => one.getBoundingClientRect().left)"
+            )
+            assert len(found) > 5 and min(found) >= left, place
+        assert opened.said == []
+
+
 def test_the_legend_hides_rows(browser: Browser, page_file: Path) -> None:
     with Opened(browser, page_file) as opened:
         assert opened.page.locator("#curves-panel svg.chart g[data-row]").count() == 4

@@ -129,6 +129,37 @@ def test_an_oracle_far_above_is_named_and_not_drawn(tmp_path: Path) -> None:
         assert reference.get_ydata()[0] == pytest.approx(0.08)
 
 
+@pytest.mark.parametrize(("level", "oracle", "drawn"), [(0.0, 0.65, True), (0.5, 0.54, True), (0.5, 0.65, False)])
+def test_references_of_constant_curves_follow_the_scale(
+    tmp_path: Path, level: float, oracle: float, drawn: bool
+) -> None:
+    """Curves that stay at 0 have the scale 0 to 1, others ten percent around them."""
+    values = {"ndcg@10": oracle, "recall@10": oracle}
+    write_run(tmp_path, "oracle", 0, queries(SCORES, ["a"]), cutoffs=[10], validation=values)
+    points = [(step, "validation", metric, level) for step in (0, 10) for metric in values]
+    write_run(tmp_path, "grpo-dcg", 0, queries(SCORES, ["a"]), cutoffs=[10], curves=points)
+    (group,) = collect(tmp_path).groups()
+    figure = draw_validation(group)
+    assert figure is not None
+    for ax in figure.axes:
+        assert bool(ax.get_ylim()[0] < oracle < ax.get_ylim()[1]) is drawn
+        assert [text.get_text() for text in ax.texts] == ["oracle"] * drawn
+        assert ("above" in ax.get_title(loc="right")) is not drawn
+    assert ("above the scale" in figure.caption) is not drawn
+
+
+def test_an_oracle_inside_a_scale_that_panels_share_is_drawn_in_each(tmp_path: Path) -> None:
+    values = {"ndcg@10": 0.4, "recall@10": 0.4}
+    write_run(tmp_path, "oracle", 0, queries(SCORES, ["a"]), cutoffs=[10], validation=values)
+    for label, level in (("grpo-dcg", 0.1), ("gspo-dcg", 0.5)):
+        points = [(step, "validation", metric, level + step / 1000) for step in (0, 10) for metric in values]
+        write_run(tmp_path, label, 0, queries(SCORES, ["a"]), cutoffs=[10], curves=points)
+    (group,) = collect(tmp_path).groups()
+    figure = draw_validation(group, by="algorithm")
+    assert figure is not None and len(figure.axes) == 4
+    assert all([text.get_text() for text in ax.texts] == ["oracle"] for ax in figure.axes)
+
+
 def test_an_oracle_within_reach_is_drawn(tmp_path: Path) -> None:
     write_run(
         tmp_path, "oracle", 0, queries(SCORES, ["a"]), cutoffs=[10], validation={"ndcg@10": 0.3, "recall@10": 0.3}

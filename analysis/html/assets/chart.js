@@ -50,6 +50,11 @@ function textWidth(text) {
   return ruler.measureText(text).width;
 }
 
+// Left edge of a frame whose ticks have these words; at least `least`.
+function besideTicks(words, least) {
+  return Math.max(least, Math.ceil(Math.max(0, ...words.map(textWidth))) + 10);
+}
+
 function shortened(name) {
   return name.length > LETTERS ? `${name.slice(0, 15)}…${name.slice(16 - LETTERS)}` : name;
 }
@@ -114,8 +119,11 @@ class Chart {
     const longest = Math.max(0, ...labels.map((one) => textWidth(one.name)));
     const right = longest ? 26 + longest : 14;
     const beyond = this.beyondText(references);
-    this.frame = { left: 52, right: this.width - right, top: this.beside(beyond) ? 24 : 40, bottom: this.height - 42 };
+    const [above, under] = [this.beside(beyond) ? 24 : 40, this.height - 42];
     this.scale(series, references.drawn, !this.crowded);
+    this.ticks = niceTicks(...this.y, Math.max(3, Math.round((under - above) / 55)));
+    const tickWords = this.ticks.ticks.map((tick) => tickText(tick, this.ticks.step));
+    this.frame = { left: besideTicks(tickWords, 52), right: this.width - right, top: above, bottom: under };
     const svg = drawing("svg", {
       class: "chart", viewBox: `0 0 ${this.width} ${this.height}`, tabindex: 0, role: "group",
       "aria-label": `${this.title()} against ${this.curves.axes[this.axis]}. Arrow keys move the reading line.`,
@@ -178,13 +186,19 @@ class Chart {
     return this.curves.metrics.find((one) => one.key === this.metric).title;
   }
 
+  // References near the curves or inside the frame are drawn. One that is drawn may widen the frame to hold others.
   visibleReferences(series) {
     const all = series.length ? this.curves.references[this.metric] || [] : [];
     const means = series.flatMap((one) => one.mean.filter((v) => v !== null));
     const [low, high] = [Math.min(...means), Math.max(...means)];
     const room = OFF_SCALE * (high - low);
-    const beyond = ([, value]) => value > high + room || value < low - room;
-    return { beyond: all.filter(beyond), drawn: all.filter((one) => !beyond(one)), middle: (low + high) / 2 };
+    let drawn = all.filter(([, value]) => value <= high + room && value >= low - room);
+    for (let before = -1; drawn.length > before;) {
+      before = drawn.length;
+      this.scale(series, drawn, !this.crowded);
+      drawn = all.filter((one) => drawn.includes(one) || (one[1] >= this.y[0] && one[1] <= this.y[1]));
+    }
+    return { beyond: all.filter((one) => !drawn.includes(one)), drawn, middle: (low + high) / 2 };
   }
 
   // The scales of both axes; with `bands`, they have room for the bands.
@@ -234,7 +248,7 @@ class Chart {
     const { left, right, top, bottom } = this.frame;
     const text = (attributes, ...words) => drawing("text", attributes, ...words);
     const parts = [];
-    const ys = niceTicks(...this.y, Math.max(3, Math.round((bottom - top) / 55)));
+    const ys = this.ticks;
     for (const tick of ys.ticks) {
       const y = this.py(tick);
       parts.push(drawing("line", { class: "gridline", x1: left, x2: right, y1: y, y2: y }));

@@ -79,7 +79,9 @@ class Contexts {
     const count = this.order.length;
     const values = this.order.map((i) => this.differences[i]);
     const most = Math.max(...values.map(Math.abs), 1e-3);
-    this.frame = { left: 46, right: this.width - 6, top: 22, bottom: this.height - 36 };
+    const ticks = niceTicks(-most, most, 4);
+    const tickWords = ticks.ticks.map((tick) => tickText(tick, ticks.step));
+    this.frame = { left: besideTicks(tickWords, 46), right: this.width - 6, top: 22, bottom: this.height - 36 };
     const { left, right, top, bottom } = this.frame;
     this.px = (place) => left + ((place + 0.5) / count) * (right - left);
     this.py = (value) => (top + bottom) / 2 - (value / most) * ((bottom - top) / 2);
@@ -88,7 +90,6 @@ class Contexts {
       "aria-label": `Differences of ${count} contexts, sorted. Arrow keys move along them, Enter shows the lists.`,
       onpointermove: (event) => this.pointed(event), onpointerleave: () => this.read(null),
       onclick: (event) => { this.pointed(event); this.open(); }, onkeydown: (event) => this.keyed(event), onblur: () => this.read(null) });
-    const ticks = niceTicks(-most, most, 4);
     ticks.ticks.forEach((tick) => svg.append(
       drawing("line", { class: "gridline", x1: left, x2: right, y1: this.py(tick), y2: this.py(tick) }),
       drawing("text", { x: left - 6, y: this.py(tick) + 4, "text-anchor": "end" }, tickText(tick, ticks.step))));

@@ -11,11 +11,11 @@ function multiples(chart, series, references) {
   const across = panelsAcross(chart.width);
   const width = Math.floor((chart.width - GAP * (across - 1)) / across);
   const small = Object.create(chart); // the same series on a smaller frame
-  small.frame = { left: 34, right: width - 4, top: 5, bottom: 92 };
   small.crowded = false;
   small.scale(series, [], true);
-  const grey = series.map((one) => small.lineOf(one)[0].getAttribute("d")).join("");
   const ys = niceTicks(...small.y, 3);
+  small.frame = { left: besideTicks(ys.ticks.map((tick) => tickText(tick, ys.step)), 34), right: width - 4, top: 5, bottom: 92 };
+  const grey = series.map((one) => small.lineOf(one)[0].getAttribute("d")).join("");
   const ends = niceTicks(...small.x, 3, chart.axis !== "seconds");
   return series.map((one, i) => {
     const { left, right, top, bottom } = small.frame;
