@@ -287,6 +287,12 @@ def _policy_optimisation(config: Config) -> list[str]:
     """Check a policy-optimisation algorithm except for its pieces."""
     algorithm = config.policy_optimisation
     problems = [] if config.reward.combine == "power_mean" else _without_reward(config)
+    ranks, length = config.rollout.ranks, config.dataset.list_length
+    if ranks is not None and ranks > length:
+        problems.append(
+            f"rollout.ranks = {ranks} is more than dataset.list_length = {length}, and entries after that rank earn "
+            f"nothing; use at most {length}, or null for no limit"
+        )
     for key, value, known in [
         ("algorithm.layout", algorithm.layout, LAYOUTS),
         ("algorithm.missing_rank", algorithm.missing_rank, MISSING_RANKS),

@@ -125,11 +125,6 @@ def _of_rollout(config: Config, processes: int) -> list[str]:
     rl, rollout = config.trainer.rl, config.rollout
     problems, baseline = [], config.policy_optimisation.baseline
     options = all_options(rollout)
-    if rollout.ranks is not None and rollout.ranks > config.dataset.list_length:
-        problems.append(
-            f"rollout.ranks = {rollout.ranks} is more than dataset.list_length = {config.dataset.list_length}, and "
-            f"entries after that rank earn nothing; use at most {config.dataset.list_length}, or null for no limit"
-        )
     if rollout.structure == "expert" and options["source"] == "oracle" and not isinstance(config.dataset, MiniConfig):
         problems.append(
             f"rollout.options.expert.source = oracle: the best lists of {config.dataset.name} are unknown; use "
