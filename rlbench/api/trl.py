@@ -15,7 +15,7 @@ from rlbench.config.schema import GenerationConfig, RewardConfig, SuccessConfig
 from rlbench.evaluation.evaluate import eos_ids
 from rlbench.lists.items import LINE_FORMATS, TITLES, WITH_YEARS
 from rlbench.lists.reader import ListReader
-from rlbench.models.loading import fix_positions
+from rlbench.models.loading import check_weights, fix_positions
 from rlbench.objective import Objective
 from rlbench.objective.pieces import baselines, credits
 from rlbench.rewards.batch import FEATURES
@@ -67,7 +67,8 @@ def trl_trainer(
 
     Raises:
         BadInput: an argument is invalid or missing, or the method needs what a reward function cannot give. All
-            problems together. Also while training, if a reward function returns something else.
+            problems together. Also if the weights in a model's folder are damaged or incomplete; and while training, if
+            a reward function returns something else.
 
     Example:
         >>> def brevity(completions, **_):
@@ -84,6 +85,7 @@ def trl_trainer(
     if problems := [*_wrong_arguments(args, chosen.name), *_unsuitable(chosen, functions, args, n)]:
         raise BadInput(*problems)
     if isinstance(model, str):
+        check_weights(model)
         model = create_model_from_path(model, **(args.model_init_kwargs or {}))
         args.model_init_kwargs = None
     fix_positions(model)

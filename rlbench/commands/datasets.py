@@ -57,10 +57,13 @@ def stats(config: Config, tokenizer: str | None) -> int:
     if tokenizer is not None:
         from transformers import AutoTokenizer
 
+        from rlbench.models.loading import require_vocabulary
+
         try:
             made = AutoTokenizer.from_pretrained(tokenizer, local_files_only=is_local(tokenizer))
         except (OSError, ValueError) as error:
             raise BadInput(f"--tokenizer {tokenizer} cannot be loaded: {str(error).splitlines()[0]}") from error
+        require_vocabulary(Path(tokenizer))
 
         def tokens(text: str) -> int:
             return len(made(text, add_special_tokens=False)["input_ids"])

@@ -119,7 +119,10 @@ def convert_gguf(source: Path, folder: Path) -> None:
     Raises:
         BadInput: the GGUF is of an unsupported kind.
     """
-    reader = GGUFReader(source)
+    try:
+        reader = GGUFReader(source)
+    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+        raise BadInput(f"{source} is no GGUF or is damaged: {error}; download it again") from error
     _refuse_other(reader, source, "general.architecture", "llama")
     tokenizer = _tokenizer(reader, source)
     config = _config(reader, source, tokenizer)

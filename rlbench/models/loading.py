@@ -102,7 +102,7 @@ def load_tokenizer(
     except Exception as error:  # `tokenizers` raises bare ones; transformers raises whatever a wrong value leads to
         if Path(source).is_dir():
             _load_config(source)
-            _require_vocabulary(Path(source))
+            require_vocabulary(Path(source))
         elif isinstance(error, OSError):  # an unknown or unreachable hub id
             raise BadInput(
                 f"model.path = '{source}' cannot be loaded: {str(error).splitlines()[0]} "
@@ -161,7 +161,7 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """
     ids = tokenizer(TWO_LINES, add_special_tokens=False)["input_ids"]
     if "\n" not in tokenizer.decode(ids):
-        _require_vocabulary(folder)
+        require_vocabulary(folder)
         raise BadInput(
             f"the tokenizer of '{folder}' cannot write a newline, so the ranks of a list could not be told apart; use "
             "another model"
@@ -199,7 +199,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.m
 """Files of which a tokenizer has at least one. Those of bytes have none, but write newlines."""
 
 
-def _require_vocabulary(folder: Path) -> None:
+def require_vocabulary(folder: Path) -> None:
     """Refuse a folder without the tokenizer of its model.
 
     Raises:

@@ -1,10 +1,12 @@
 """`rlbench.trl_trainer`: TRL's own loss and gradients where TRL has the method, and rewards of ranks."""
 
 import math
+import shutil
 
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from trl import GRPOConfig, GRPOTrainer
 
 import rlbench
@@ -193,6 +195,18 @@ def test_wrong_arguments_are_named(changes, said, tmp_path):
     args = arguments(tmp_path, **changes.get("args", {}))
     with pytest.raises(rlbench.BadInput, match=said):
         rlbench.trl_trainer(**given | changes | {"args": args})
+
+
+def test_a_model_without_some_of_its_weights_is_refused(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    (folder / "files.json").unlink()
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(rlbench.BadInput, match=r"the weights lack model\.norm\.weight"):
+        rlbench.trl_trainer(
+            "rank_grpo", model=str(folder), train_dataset=None, reward_funcs=of_ranks, args=arguments(tmp_path), n=N
+        )
 
 
 @pytest.mark.parametrize(

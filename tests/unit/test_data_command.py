@@ -14,6 +14,8 @@ from rlbench.datasets import main
 from rlbench.lists.catalog import Catalog
 from tests.conftest import SMALL
 from tests.helpers import ROOT
+from tests.helpers_models import save_model
+from tests.properties.tokenizers import gpt2_like
 
 OWN = ["--config-dir", str(ROOT / "examples" / "adding_a_dataset" / "conf")]
 BOOKS = str(ROOT / "examples" / "adding_a_dataset" / "books")
@@ -97,6 +99,11 @@ def test_stats_with_tokens(said, tmp_path, tiny_folder):
     assert "cannot be loaded" in said(
         "stats", "mini", *SMALL, f"runtime.data_cache={tmp_path}", "--tokenizer", "./no", code=2
     )
+    save_model(tmp_path / "model", "gpt2", gpt2_like())
+    for file in (tmp_path / "model").glob("tokenizer*"):
+        file.unlink()
+    own = ("stats", "mini", *SMALL, f"runtime.data_cache={tmp_path}", "--tokenizer", str(tmp_path / "model"))
+    assert "has no tokenizer files" in said(*own, code=2)
 
 
 def test_prepare_fills_the_cache(said, tmp_path):

