@@ -138,7 +138,6 @@ class AskSettings:
         answer_tokens: expected tokens of an answer, until answers have come.
         prices: for the cost.
         max_cost: the job ends when its requests have cost so much; None for no limit.
-        failures: the job ends after this number of requests in a row that got no answer.
     """
 
     sampling: Body
@@ -149,7 +148,6 @@ class AskSettings:
     answer_tokens: int = 300
     prices: Prices = field(default_factory=Prices)
     max_cost: float | None = None
-    failures: int = FAILURES_IN_A_ROW
 
 
 @dataclass
@@ -253,7 +251,7 @@ class Asking:
             except NoAnswer as problem:
                 self._fail(question, problem.kind, problem.words, answers)
                 self._in_a_row += 1
-                if self._in_a_row >= self.settings.failures:
+                if self._in_a_row >= FAILURES_IN_A_ROW:
                     raise AskingStopped(
                         f"{self._in_a_row} requests in a row got no answer; the last: {problem.words}"
                     ) from None
