@@ -18,6 +18,8 @@ LONGEST_WAIT = 60.0
 """Maximum number of seconds between two tries, unless the endpoint asks for more."""
 GIVE_UP_WAIT = 900.0
 """An endpoint that asks for a longer wait, such as until tomorrow, ends the job."""
+INTERRUPTED = "interrupted"
+"""Why a job ended, after the name of a signal."""
 FAILURES_IN_A_ROW = 20
 """Number of requests in a row that got no answer, after which the job ends."""
 TELL_EVERY = 60.0
@@ -201,7 +203,7 @@ class Asking:
             if self.outcome.stopped and name == "SIGINT":
                 for worker in workers:
                     worker.cancel()
-            self._stop(f"{name}: interrupted")
+            self._stop(f"{name}: {INTERRUPTED}")
 
         handled = (signal.SIGINT, signal.SIGTERM)
         for number in handled:

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlbench.base import preemption
 from rlbench.base.errors import Unavailable
 from rlbench.base.progress import Progress
 from rlbench.data.record import Record
 from rlbench.teacher.answers import AnswerCache, TeacherAnswer
-from rlbench.teacher.asking import AnswerReading, Asking, AskOutcome, AskSettings, Question
+from rlbench.teacher.asking import INTERRUPTED, AnswerReading, Asking, AskOutcome, AskSettings, Question
 from rlbench.teacher.endpoint import Endpoint
 from rlbench.teacher.local import LocalTeacher
 from rlbench.teacher.pace import Pace
@@ -57,6 +58,7 @@ def ask_for_scores(
     Raises:
         BadInput: the teacher cannot be loaded.
         Unavailable: it stopped answering, or gives no order.
+        Preempted, KeyboardInterrupt: the process was told to stop.
     """
     questions = [
         Question(str(place), _messages(record, lists), len(lists))
@@ -77,6 +79,10 @@ def _check(outcome: AskOutcome, asked: int, teacher: str, first: bool) -> None:
     """Warn of questions without an order. Raises Unavailable if the teacher is of no use."""
     judge = f"the judge of algorithm.pairs = feedback, {teacher}"
     again = "Run the same command again when it answers"
+    if outcome.stopped == f"SIGTERM: {INTERRUPTED}":
+        raise preemption.Preempted(f"SIGTERM; {preemption.GOES_ON}")
+    if outcome.stopped == f"SIGINT: {INTERRUPTED}":
+        raise KeyboardInterrupt
     if outcome.stopped:
         raise Unavailable(f"{judge}: {outcome.stopped}. {again}")
     if not outcome.failures:

@@ -1,10 +1,13 @@
 """A teacher as the judge of preference pairs, behind an endpoint on a loopback port."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from rlbench import run as command
+from rlbench.base import preemption
 from rlbench.base.errors import Unavailable
 from rlbench.data.record import Record
 from rlbench.running.checks import check_config
@@ -67,6 +70,19 @@ def test_a_judge_that_gives_no_order_is_refused_at_first_and_named_later(tmp_pat
     assert "no order for 3 of 3 prompts" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGTERM, preemption.Preempted), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_while_a_judge_is_asked_is_no_failure_of_the_judge(number, raised, tmp_path: Path):
+    def reply(body, times):
+        if "Film 0" in body["messages"][0]["content"]:  # once
+            os.kill(os.getpid(), number)
+        return Reply("1, 2, 3", delay=0.2)
+
+    with teacher(reply) as server, pytest.raises(raised):
+        ask_for_scores(RECORDS, LISTS, options(server.url), tmp_path / "answers.sqlite", "cpu")
+
+
 def test_one_judge_must_be_named():
     base = ["algorithm=rlaif", "algorithm.pairs=feedback"]
     (said,) = check_config(composed(*base))
@@ -81,3 +97,15 @@ def test_one_judge_must_be_named():
     ):
         found = check_config(composed(*base, f"+algorithm.options.feedback={{{given}}}"))
         assert len(found) == len(wanted) and all(part in said for part, said in zip(wanted, found, strict=True))
+
+
+def test_a_model_that_is_gone_is_no_invalid_input(monkeypatch, capsys):
+    """A run that has begun ends with code 1, and does not say that nothing was run."""
+
+    def gone():
+        raise Unavailable("the judge is gone")
+
+    monkeypatch.setattr(command, "install", lambda: None)  # signals of this process stay as they are
+    with pytest.raises(SystemExit) as ended:
+        command.execute(gone)
+    assert ended.value.code == 1 and capsys.readouterr().err == "rlbench: the judge is gone\n"
