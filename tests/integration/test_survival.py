@@ -53,7 +53,8 @@ def cell(root: Path, *overrides: str) -> Config:
 
 
 def start(root: Path, *arguments: str, **options) -> subprocess.Popen:
-    command = [sys.executable, str(RUN_PY), *SHORT, *folders(root), *arguments]
+    last = {word.split("=")[0]: word for word in (*SHORT, *folders(root), *arguments)}
+    command = [sys.executable, str(RUN_PY), *last.values()]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)
 
 
