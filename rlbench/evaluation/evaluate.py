@@ -21,7 +21,7 @@ from rlbench.data.record import Messages, Record
 from rlbench.evaluation.judging import Answer, Criteria, judge_answers, sampled_metrics
 from rlbench.lists.reader import ListReader
 from rlbench.lists.relevance import Judge
-from rlbench.models.beams import beam_search
+from rlbench.models.beams import ListForm, beam_search
 from rlbench.models.completing import Completion, complete, most_likely_logps
 from rlbench.models.constraint import HeldPrompts, constraint_of
 from rlbench.models.generation import generation_config, shares
@@ -233,7 +233,8 @@ def generate(
         walk = None if search.held is None else search.held.start(rows, model.device)
         asked = [ids[i] for i in rows]
         if beams > 1:
-            found = beam_search(model, asked, config, beams, walk)
+            form = ListForm(reader.newlines_per_token, reader.units.list_length) if walk is None else None
+            found = beam_search(model, asked, config, beams, walk, form)
         else:
             found = complete(model, asked, config, record=record, shared=shares(generation), walk=walk)
         completions |= dict(zip(rows, found, strict=True))

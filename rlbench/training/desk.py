@@ -11,7 +11,7 @@ from trl.models import unwrap_model_for_generation
 
 from rlbench.lists.items import Item, line_of
 from rlbench.models.adapters import causal, merged
-from rlbench.models.beams import beam_groups
+from rlbench.models.beams import ListForm, beam_groups
 from rlbench.models.completing import ListEnd
 from rlbench.rewards.batch import RewardBatch
 from rlbench.sampling.members import Beginning, Member, ReadList
@@ -106,9 +106,14 @@ class TrainerDesk:
             merged(trainer.accelerator.unwrap_model(trainer.model)),
             unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
         ):
-            walk = trainer.walk(self.rows)
+            walk, reader = trainer.walk(self.rows), trainer.scorer.reader
+            assert trainer.collector is not None
+            length, most = reader.units.list_length, trainer.collector.rollout.ranks
+            if most is None and trainer.list_end is not None:
+                most = length
+            form = ListForm(reader.newlines_per_token, (most or length) if walk is None else 0, most)
             config = trainer.generation_config
-            found, tried = beam_groups(causal(model), trainer.prompt_ids(self.rows), config, size, size, walk)
+            found, tried = beam_groups(causal(model), trainer.prompt_ids(self.rows), config, size, size, walk, form)
         self.tokens += tried
         return [[Member(completion.ids) for completion in group] for group in found]
 

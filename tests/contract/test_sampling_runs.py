@@ -213,6 +213,20 @@ def test_modes_and_their_segments_are_in_the_batch(mini, start, tmp_path):
         assert collected.spent.tokens > sum(len(m.ids) - sum(c == MODE for c in m.segments) for m in collected.members)
 
 
+@pytest.mark.parametrize(("words", "entries"), [([], 10), (["rollout.ranks=3"], 3)])
+def test_beam_groups_are_lists_of_all_entries(words, entries, mini, start, tmp_path):
+    """An untrained model ends lists after a few tokens, where it may."""
+    more = ["generation.max_new_tokens=120", "trainer.rl.updates=2"]
+    trainer, found, _ = rollouts(config_of("rollout=beams", *words, *more), start, mini, tmp_path)
+    newlines = trainer.scorer.reader.newlines_per_token
+    ends = set(trainer.scorer.reader.eos_token_ids)
+    for collected in found:
+        for member in collected.members:
+            whole = len(member.ids) < 120
+            lines = int(newlines[member.ids].sum()) + (member.ids[-1] in ends)
+            assert lines == entries if whole else lines <= entries
+
+
 def test_beam_groups_are_the_lists_of_a_search(mini, start, tmp_path):
     config = config_of("rollout=beams", "trainer.rl.updates=2")
     assert not check_config(config_of("rollout=beams", "generation.constraint=catalogue"))
