@@ -76,14 +76,17 @@ def slow(*values: Any) -> list[Any]:
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
-def shares(names: Iterable[str], *, parts: int = 2, fast: int) -> list[Any]:
+def shares(values: Iterable[Any], *, parts: int = 2, fast: int) -> list[Any]:
     """Parameters of which one in `parts`, from place `fast` on, is in the fast suite, the others in the slow.
 
     Tests over all methods that run long share the methods. With 0 and 1 of 2 parts, each is in the fast share of one.
     """
     return [
-        pytest.param(name, marks=[] if place % parts == fast else [pytest.mark.slow])
-        for place, name in enumerate(names)
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)),
+            marks=[] if place % parts == fast else [pytest.mark.slow],
+        )
+        for place, value in enumerate(values)
     ]
 
 

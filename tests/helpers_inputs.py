@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from rlbench.base.errors import BadInput
 from rlbench.config.schema import DatasetConfig
@@ -73,12 +75,17 @@ def write_redial(folder: Path, *, swap: str = "") -> Path:
     return folder
 
 
+def weights(value: float) -> bytes:
+    """A file of weights with one number."""
+    return save({"weight": np.array([value], dtype=np.float32)})
+
+
 def write_model(folder: Path) -> Path:
     """A folder with the files of a transformers model, each of a few bytes."""
     folder.mkdir(parents=True)
     for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_text("{}")
     (folder / "chat_template.jinja").write_text("{{ messages }}")
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").write_bytes(weights(1.0))
     (folder / "README.md").write_text("for people")
     return folder

@@ -47,7 +47,7 @@ class DrawnHits(ListScorer):
         return totals
 
 
-@pytest.mark.parametrize("name", shares(methods(POLICY_OPTIMISATION), fast=0))
+@pytest.mark.parametrize("name", shares(methods(POLICY_OPTIMISATION), parts=3, fast=0))
 def test_trains(name, mini, tiny_folder, tmp_path):
     config = composed(*SMALL, f"algorithm={name}", *SHORT)
     of_hits = credits[config.algorithm.credit].facts["reads"] == "hits"
@@ -81,7 +81,7 @@ class DrawnLists(Lists):
         return replace(one, lines=[self._lines[item] for item in items], items=items, hits=hits, terms=terms)
 
 
-@pytest.mark.parametrize("name", shares(methods("preference"), parts=2, fast=0))
+@pytest.mark.parametrize("name", shares(methods("preference"), parts=3, fast=0))
 def test_trains_on_preferences(name, mini, start, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.helpers_training.Lists", DrawnLists)
     enough = ["algorithm.rounds=2", "trainer.rl.group_size=8", "algorithm.prompts=12"]  # so that lists differ in value

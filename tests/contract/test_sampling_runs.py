@@ -59,7 +59,7 @@ def remembered(run: Run, step: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     "choice",
-    [one if one in ("replay", "tree", "hint") else pytest.param(one, marks=pytest.mark.slow) for one in CHOICES],
+    [one if one in ("replay", "tree") else pytest.param(one, marks=pytest.mark.slow) for one in CHOICES],
 )
 def test_resumed_is_never_stopped(choice, mini, start, tmp_path):
     assert not check_config(of(tmp_path, choice))
@@ -237,6 +237,7 @@ def test_beam_groups_are_the_lists_of_a_search(mini, start, tmp_path):
             assert len(texts) == len(group)
 
 
+@pytest.mark.slow
 def test_a_group_that_fails_gets_the_latest_success_of_its_prompt(mini, start, tmp_path):
     """As a random member, with the log-probabilities of the policy that drew it, and at no cost."""
     words = [*CHOICES["rapo"], "reward.success.threshold=0.95"]

@@ -77,7 +77,7 @@ def check_passes_are_equal(trainer: RankedListTrainer, monkeypatch: pytest.Monke
     assert distance(gradients, shared) < 1e-9
 
 
-@pytest.mark.parametrize("name", shares(methods(POLICY_OPTIMISATION), fast=1))
+@pytest.mark.parametrize("name", shares(methods(POLICY_OPTIMISATION), parts=3, fast=1))
 def test_every_algorithm_in_double_precision(name, mini, tiny_folder, tmp_path, monkeypatch):
     config, scorer = composed(*SMALL, f"algorithm={name}", *SHORT, *OTHER_REWARD), ListScorer
     if credits[config.algorithm.credit].facts["reads"] == "hits":

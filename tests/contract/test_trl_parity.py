@@ -17,7 +17,7 @@ def double_precision():
 
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("num_iterations", [pytest.param(1, marks=pytest.mark.slow), 2])  # of 2 the first is on-policy
-@pytest.mark.parametrize("case", shares(CASES, parts=2, fast=0))
+@pytest.mark.parametrize("case", shares(CASES, parts=4, fast=0))
 def test_reproduces_trl(case, num_iterations, accumulation, mini, tiny_folder, tmp_path):
     overrides, trl_settings = CASES[case]
     config = parity_config(

@@ -22,8 +22,8 @@ LAYOUTS = {
 """Settings over two processes, in groups of 4."""
 
 CASES_OF_LAYOUTS = {
-    "accumulation_1": ("grpo", "dr_grpo", "cispo", "terms-gdpo"),
-    "accumulation_4": ("gspo", "bnpo", "dapo"),
+    "accumulation_1": ("grpo", "terms-gdpo"),
+    "accumulation_4": ("bnpo", "dapo"),
 }
 PARITY = [(case, layout) for layout, cases in CASES_OF_LAYOUTS.items() for case in cases]
 MORE_PARITY = [

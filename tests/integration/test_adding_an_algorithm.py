@@ -83,6 +83,7 @@ def test_a_method_of_known_pieces(folder):
     assert identity["algorithm"]["options"] == usual.options and identity["algorithm"]["aggregation"] == "rank_mean"
 
 
+@pytest.mark.slow
 def test_a_new_piece(folder):
     _, single, _ = commands()
     done = folder.run(single)

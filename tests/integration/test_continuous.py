@@ -71,6 +71,7 @@ def test_greedy_lists_are_those_of_plain_generate(parts, prompts):
     assert continuous(parts[1], prompts, **greedy) == plain(parts[1], prompts, **greedy)
 
 
+@pytest.mark.slow
 def test_samples_follow_the_same_distribution(parts, prompts):
     """First tokens of one prompt, 1000 per engine: a two-sample chi-square test on the 12 likeliest and the rest."""
     _, model = parts
@@ -202,6 +203,7 @@ def test_a_whole_run_repeats_and_resumes_to_the_bit(whole):
         assert torch.equal(weight, weights[name]), name
 
 
+@pytest.mark.slow
 def test_in_mixed_precision_the_masters_stay_in_single(whole):
     folder, _ = whole
     target = run(cell(folder, "generation=continuous", "trainer.bf16=true", "stage=rl"))

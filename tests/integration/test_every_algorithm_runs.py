@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("algorithms")
 
 
-@pytest.mark.parametrize("algorithm", shares(groups()["algorithm"], parts=4, fast=1))
+@pytest.mark.parametrize("algorithm", shares(groups()["algorithm"], parts=6, fast=1))
 def test_every_algorithm_trains(folder: Path, algorithm: str) -> None:
     assert_trains(folder, algorithm, "relevance")
 

@@ -98,6 +98,7 @@ def assert_killed_is_whole(run: Run, other: Run) -> None:
     assert_identical(run, other)
 
 
+@pytest.mark.slow
 def test_told_to_stop_and_resumed(whole, tmp_path):
     """As under a scheduler, the run stops at an update with the exit code for preemption, and resumes there."""
     shutil.copytree(whole / "cache", tmp_path / "cache")

@@ -258,6 +258,7 @@ def test_files_are_the_same_bytes_and_hold_no_date(tmp_path: Path) -> None:
         assert int.from_bytes(png[16:20]) == 1_380  # 6.9 inches at 200 dpi
 
 
+@pytest.mark.slow
 def test_nothing_is_cut_off(tmp_path: Path) -> None:
     """Legend and labels lie within the page, for few rows and for many."""
     gains = {f"{a}-{r}": 0.02 for a in ("grpo", "gspo", "rank_grpo") for r in ("dcg", "log_decay", "relevance")}

@@ -47,6 +47,7 @@ def test_every_option_composes(group):
         assert not check_config(config), (group, option)
 
 
+@pytest.mark.slow
 def test_every_algorithm_sets_its_own_namespace_only():
     plain = chosen("algorithm", "grpo")
     for name in groups()["algorithm"]:

@@ -63,6 +63,7 @@ def test_check_tells_notices_with_the_problems(said, tmp_path):
     assert "note: 1 field 'mood' is not read" in said("stats", "jsonl", f"dataset.path={tmp_path}", code=2)
 
 
+@pytest.mark.slow
 def test_one_broken_dataset_hides_no_other(said, tmp_path):
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "mine.yaml").write_text("defaults: [jsonl, _self_]\nnmae: mine\n")

@@ -18,7 +18,7 @@ from rlbench.runs.directory import locate
 from rlbench.runs.existing import superseded
 from rlbench.runs.identity import stage_config, stage_settings
 from tests.conftest import composed
-from tests.helpers_inputs import OF_REDIAL, write_model, write_redial
+from tests.helpers_inputs import OF_REDIAL, weights, write_model, write_redial
 
 SHARED = ("zero_shot", "sft")
 STAGES = (*SHARED, "rl")
@@ -165,7 +165,7 @@ def test_a_model_counts_by_its_content(tmp_path, data):
 
 def test_two_models_of_one_process_are_two_runs(tmp_path, data):
     first, other = write_model(tmp_path / "a"), write_model(tmp_path / "b")
-    (other / "model.safetensors").write_text("other weights")
+    (other / "model.safetensors").write_bytes(weights(2.0))
     assert all(a != b for a, b in zip(roots(hub(first, data)), roots(hub(other, data)), strict=True))
 
 
@@ -195,7 +195,7 @@ def test_every_file_that_is_read_counts(tmp_path, data, name):
     before = roots(config)
     file = tmp_path / "a" / name
     file.parent.mkdir(exist_ok=True)
-    file.write_text("changed")
+    file.write_bytes(weights(2.0) if file.suffix == ".safetensors" else b"changed")
     inputs.forget()
     assert all(a != b for a, b in zip(roots(config), before, strict=True))
 
@@ -214,10 +214,10 @@ def test_shards_count(tmp_path):
     (folder / "model.safetensors").unlink()
     index = {"weight_map": {"x": "model-1.safetensors", "y": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "model-1.safetensors").write_bytes(b"1")
+    (folder / "model-1.safetensors").write_bytes(weights(1.0))
     with pytest.raises(BadInput, match=r"lists model-2.safetensors, which is missing"):
         sources.folder_digests(folder, "a")
-    (folder / "model-2.safetensors").write_bytes(b"2")
+    (folder / "model-2.safetensors").write_bytes(weights(2.0))
     assert {"model-1.safetensors", "model-2.safetensors"} < set(sources.folder_digests(folder, "a"))
 
 

@@ -29,6 +29,7 @@ def test_eight_hundred_emoji_among_longer_texts(tiny_folder):
     assert longest_prompt([*words, emoji], tokenizer) == tokens
 
 
+@pytest.mark.slow
 def test_the_longest_is_that_of_all_prompts(tiny_folder):
     tokenizer, drawn = load_tokenizer(tiny_folder), random.Random(0)
     letters = ["the", " film", "\n", "\u00e9", "\u732b", "\N{CLAPPER BOARD}", "<|user|>", "   ", "\ufdfa"]

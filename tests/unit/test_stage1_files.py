@@ -85,6 +85,7 @@ def test_what_all_prompts_share_is_left_out():
     assert without_instructions(["alone"]) == ["alone"] and without_instructions(["same", "same"]) == ["same", "same"]
 
 
+@pytest.mark.slow
 def test_demonstrations_of_another_source_are_runs_and_rows_of_their_own(tmp_path):
     def at(*overrides: str):
         return composed(f"runs_dir={tmp_path}", *overrides)

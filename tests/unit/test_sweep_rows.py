@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -22,7 +23,7 @@ from rlbench.running.cli import CONF
 from rlbench.runs import versions
 from rlbench.runs.claiming import claim
 from rlbench.runs.directory import DONE, RUNNING, locate
-from tests.conftest import SMALL, composed
+from tests.conftest import SMALL, composed, shares
 
 RATES = "trainer.rl.learning_rate=1e-4,1e-3"
 TWO = ("0.0001", "0.001")
@@ -111,8 +112,11 @@ def test_the_last_override_of_a_key_wins(sweep):
     assert len(sweep(fixed, RATES)) == 2
 
 
-@pytest.mark.parametrize("key", ["tracker=none,offline", "trainer.rl.keep_checkpoints=1,2", "runtime.threads=1,2"])
-@pytest.mark.parametrize("beside", [[], [RATES], ["variant=t${trainer.rl.keep_checkpoints}"]])
+NO_PARTS = ["tracker=none,offline", "trainer.rl.keep_checkpoints=1,2", "runtime.threads=1,2"]
+BESIDE: list[list[str]] = [[], [RATES], ["variant=t${trainer.rl.keep_checkpoints}"]]
+
+
+@pytest.mark.parametrize(("key", "beside"), shares(list(product(NO_PARTS, BESIDE)), parts=4, fast=0))
 def test_settings_that_are_no_part_of_a_run_are_not_swept(sweep, key, beside):
     with pytest.raises(BadInput) as refused:
         sweep(key, *beside, "seed=0,1")

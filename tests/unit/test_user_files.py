@@ -28,7 +28,7 @@ from rlbench.data.catalog_files import read_catalog
 from rlbench.data.record import Record
 from rlbench.data.stage1.files import demonstrated, read_rows, read_texts
 from rlbench.lists.catalog import Catalog
-from rlbench.models.sources import _weight_files
+from rlbench.models.sources import weight_files
 from rlbench.running.cli import check_overrides
 from tests.conftest import composed
 from tests.unit import test_data_movielens as movielens
@@ -112,7 +112,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "config.yaml": lambda file: inspect.read_config(file.parent),
     "analysed/config.yaml": lambda file: read_run_config(file.parent),
     "algorithm/mine.yaml": _option,
-    "model.safetensors.index.json": lambda file: _weight_files(file.parent, "here"),
+    "model.safetensors.index.json": lambda file: weight_files(file.parent, "here"),
 }
 """Readers by the name of the file that they read."""
 
