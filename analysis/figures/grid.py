@@ -105,9 +105,13 @@ def panel_grid(
 
 
 def label_lowest(axes: Sequence[Axes], across: int, label: str) -> None:
-    """Label the x axes of the panels with no panel below."""
+    """Label the x axes of the panels with no panel below. A label that is too wide is wrapped, in a title's letters."""
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None
+    text = wrapped(label, across, figure.get_size_inches()[0])
+    size = matplotlib.rcParams["axes.labelsize" if text == label else "axes.titlesize"]
     for ax in axes[-across:]:
-        ax.set_xlabel(label)
+        ax.set_xlabel(text, fontsize=size)
         ax.tick_params(labelbottom=True)
 
 

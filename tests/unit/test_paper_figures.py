@@ -2,18 +2,20 @@
 
 import re
 import zlib
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
+import matplotlib
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis.collection import Collection
 from analysis.curves import main
+from analysis.figures.grid import label_lowest, panel_grid, title_size
 from analysis.figures.lines import draw_training, draw_validation
 from analysis.figures.ranks import draw_ranks
-from analysis.figures.style import Captioned, save
+from analysis.figures.style import PAGE, Captioned, save, style_of
 from analysis.render.templates import TEMPLATES, Paper, make_paper
 from rlbench.base.errors import BadInput
 from tests.helpers_curves import collection
@@ -181,3 +183,14 @@ def test_widths() -> None:
     assert make_paper("acl", "5").wide and not make_paper("acl", "2.5").wide
     with pytest.raises(BadInput, match="--width nan"):
         make_paper("acl", "nan")
+
+
+@pytest.mark.parametrize("across", [2, 4, 6])
+def test_labels_below_panels_do_not_overlap(across: int) -> None:
+    paper, style = PAGE, style_of(PAGE)
+    with matplotlib.rc_context(style | {"axes.titlesize": title_size(across, style, paper.width)}):
+        figure, axes = panel_grid(2 * across - 1, across, 1.2, paper=paper)
+        label_lowest(axes, across, "Generated tokens (thousands)")
+        figure.canvas.draw()
+        boxes = [ax.xaxis.label.get_window_extent() for ax in axes[-across:]]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
