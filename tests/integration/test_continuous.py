@@ -188,6 +188,7 @@ def curve(target: Run) -> list[tuple]:
     return [(r["step"], r["split"], r["metric"], r["value"]) for r in target.read_metrics()]
 
 
+@pytest.mark.slow
 def test_a_whole_run_repeats_and_resumes_to_the_bit(whole):
     folder, first = whole
     weights = load_file(first.final_model / "model.safetensors")

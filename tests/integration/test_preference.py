@@ -83,6 +83,7 @@ def killed_at(update: int, launcher, root, *overrides, by=None) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_never_killed(whole, tmp_path):
     """kill -9 in the second round, whose lists come from the policy after the first round."""
     shutil.copytree(whole / "cache", tmp_path / "cache")

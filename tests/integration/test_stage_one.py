@@ -58,6 +58,7 @@ def test_rl_without_sft_begins_at_the_untrained_model(folder):
     assert (result["label"], result["variant"]) == ("rank_grpo-relevance@base", "base")
 
 
+@pytest.mark.slow
 def test_rl_with_and_without_sft_are_two_rows(folder):
     runs = [run(cell(folder)), run(cell(folder, *BASE))]
     found = collect(folder / "runs" / "smoke")
@@ -158,6 +159,7 @@ def test_a_run_that_goes_on_lacks_no_point_of_its_curve(tmp_path, monkeypatch):
     assert run(config).status() == DONE
 
 
+@pytest.mark.slow
 def test_sft_on_several_demonstrations_are_several_rows(folder):
     """Both start from the same untrained model; RL after one of them starts from its weights."""
     short = ["experiment_name=sources", "stage=sft"]

@@ -22,6 +22,7 @@ from analysis.tables.cautions import cautions
 from analysis.tables.model import ONE_SEED, UNEQUAL, Row, Table
 from analysis.tables.write import table_sheet, to_csv
 from rlbench.base.durations import duration
+from tests.conftest import slow
 from tests.helpers_analysis import budget, queries, write_run, write_sweep
 
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
@@ -260,7 +261,7 @@ def test_the_terminal_shows_everything_at_any_width(sweep: Path, width: int) -> 
 
 
 @pytest.mark.parametrize(
-    "writer", [to_csv, lambda table: to_markdown(table_sheet(table)), lambda table: to_latex(table_sheet(table))]
+    "writer", [*slow(to_csv, lambda table: to_markdown(table_sheet(table))), lambda table: to_latex(table_sheet(table))]
 )
 def test_the_same_runs_give_the_same_bytes(sweep: Path, writer: Callable[[Table], str]) -> None:
     assert writer(build_table(only_group(sweep))) == writer(build_table(only_group(sweep)))

@@ -24,7 +24,7 @@ from rlbench.models.shared_prompt import prompt_rows, shared_scores
 from rlbench.models.token_bytes import TokenBytes
 from rlbench.models.token_head import LogitRule, token_scores
 from rlbench.training.scoring import held_scores
-from tests.conftest import composed
+from tests.conftest import composed, slow
 from tests.helpers_models import VOCABULARY, tiny_model
 
 END, PADDING, N = 1, 0, 2
@@ -113,7 +113,7 @@ def test_probabilities_of_all_lists_sum_to_1(exclude: list[str]) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "generate"])
-@pytest.mark.parametrize("exclude", [[], ["repeats"], ["repeats", "seen"]], ids=str)
+@pytest.mark.parametrize("exclude", [*slow([], ["repeats"]), ["repeats", "seen"]], ids=str)
 def test_sampled_lists_have_these_probabilities(exclude: list[str], shared: bool) -> None:
     model, held = tiny_model("llama").eval(), constraint(exclude)
     copies = 3000
@@ -149,7 +149,7 @@ def test_greedy_lists_and_what_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("exclude", [[], ["repeats"]], ids=str)
-@pytest.mark.parametrize("beams", [2, 3, 200])
+@pytest.mark.parametrize("beams", [2, *slow(3), 200])
 def test_beam_search(beams: int, exclude: list[str]) -> None:
     """With as many beams as texts, the result is the most likely list. With fewer, it is that of a plain search."""
     model, held, every = tiny_model("llama").eval(), constraint(exclude), all_lists(exclude)
@@ -199,7 +199,7 @@ def test_beam_search_of_free_lists_that_are_cut_off() -> None:
     assert tuple(found.ids) == max(complete_texts, key=lambda ids: complete_texts[ids])
 
 
-@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("cap", [*slow(None), 3.0])
 @pytest.mark.parametrize("wants_entropy", [False, True])
 def test_gradients_are_those_of_finite_differences(cap: float | None, wants_entropy: bool) -> None:
     held, every = constraint(["repeats"]), all_lists(["repeats"])

@@ -15,7 +15,7 @@ from rlbench.config.schema import POLICY_OPTIMISATION
 from rlbench.objective import Course, Objective
 from rlbench.objective.pieces import scalars
 from rlbench.running.cli import methods
-from tests.conftest import SMALL, composed
+from tests.conftest import SMALL, composed, shares
 from tests.helpers_losses import B, N, T, loss_inputs, window
 from tests.helpers_training import load, make_trainer
 
@@ -122,7 +122,7 @@ def large_folder(tiny_folder, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", WHOLE_STEP)
+@pytest.mark.parametrize("name", shares(WHOLE_STEP, parts=3, fast=0))
 def test_trainer_keeps_no_logits(name, mini, large_folder, tmp_path):
     trainer = make_trainer(composed(*SMALL, f"algorithm={name}", *SHORT), mini, *load(large_folder), tmp_path)
     compute_loss, roll_out = trainer._compute_loss, trainer._generate_and_score_completions
