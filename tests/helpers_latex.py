@@ -1,4 +1,4 @@
-"""Compiling LaTeX in tests. TeX takes hundreds of megabytes, so CI does not install it and these tests are skipped."""
+"""Helpers for tests that compile LaTeX."""
 
 import shutil
 import subprocess
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+# TeX takes hundreds of megabytes, so CI does not install it and skips these tests.
 needs_pdflatex = pytest.mark.skipif(
     shutil.which("pdflatex") is None, reason="there is no pdflatex (apt-get install texlive-latex-recommended)"
 )

@@ -170,10 +170,10 @@ def _swept(sweep: Mapping[str, Iterable[Any]]) -> list[str]:
             problems.append(f"sweep[{key!r}] = {values!r:.60} must be a list of values")
         elif isinstance(values, Set | Mapping):
             problems.append(out_of_order(f"sweep[{key!r}]", values))
-        elif not (several_values := list(values)):
-            problems.append(f"sweep[{key!r}] is empty: give at least one value, or leave it out")
         else:
-            several[key] = several_values
+            several[key] = list(values)
+            if not several[key]:
+                problems.append(f"sweep[{key!r}] is empty: give at least one value, or leave it out")
     if problems:
         raise BadInput(*problems)
     return [_added(f"{key}={','.join(written(key, value) for value in values)}") for key, values in several.items()]

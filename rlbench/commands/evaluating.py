@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,7 @@ from rlbench.runs.directory import DONE, check_done, status_of
 from rlbench.runs.written import JudgedSplit, budget_of, origin_of, outcome_of, write_run
 from rlbench.teacher.answers import AnswerCache, TeacherAnswer
 from rlbench.teacher.asking import AnswerReading, Asking, AskOutcome, AskSettings, Question
-from rlbench.teacher.endpoint import Endpoint, check_endpoint
+from rlbench.teacher.endpoint import Endpoint, check_endpoint, key_in
 from rlbench.teacher.pace import Pace
 
 SECONDS = 600.0
@@ -228,7 +227,7 @@ def _ask(options: argparse.Namespace, place: ListPlace, name: str) -> Evaluated:
         Unanswered: some requests got no answer.
     """
     config, generation = place.config, place.config.generation
-    key = os.environ.get(options.key_env, "").strip() or None
+    key = key_in(options.key_env)
     cache = AnswerCache(Path(config.cache_dir) / "teacher.sqlite", options.endpoint.rstrip("/"))
     common = {"model": options.model, "max_tokens": generation.max_new_tokens}
     sampled = {**common, "temperature": generation.temperature, "top_p": generation.top_p}

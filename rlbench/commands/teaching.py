@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ from rlbench.teacher.asking import (
     Reader,
     timed,
 )
-from rlbench.teacher.endpoint import Endpoint, check_endpoint
+from rlbench.teacher.endpoint import Endpoint, check_endpoint, key_in
 from rlbench.teacher.local import KNOWN, LocalTeacher
 from rlbench.teacher.pace import Pace
 from rlbench.teacher.prompts import Prompt, load_prompt
@@ -104,7 +103,7 @@ def _key(options: argparse.Namespace) -> str | None:
         BadInput: a bad URL; a key that cannot be sent, or that an option repeats.
     """
     problem = check_endpoint(options.endpoint)
-    key = os.environ.get(options.key_env, "").strip() or None
+    key = key_in(options.key_env)
     problems = [problem] if problem else []
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         problems.append(f"the key in {options.key_env} has characters that no key has; set it again")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlbench.config.baselines import BASELINES
-from rlbench.config.schema import Config, FileModelConfig, RolloutConfig, SamplerConfig, ScheduleConfig
+from rlbench.config.schema import USUAL_DRAWING, Config, FileModelConfig
 
 LONGEST = 255
 """Maximum bytes of one name in a file system."""
@@ -125,13 +125,12 @@ def _hidden(key: str, name: str) -> str:
 
 
 def _names_of_defaults(config: Config) -> list[str]:
-    """Return one sentence per choice that has the name of the default, which would be the name of its row."""
-    usual = {"sampler": SamplerConfig().name, "rollout": RolloutConfig().name, "schedule": ScheduleConfig().name}
+    """Return one sentence for each choice that has the name of the default. Its rows would look like the default's."""
     return [
         f"{key}.name = {name} names the default, but {key} is another here, and its rows would have that name; give "
         f"it one of its own, such as {key}.name=mine"
         for key, name in config.drawn.items()
-        if name == usual[key]
+        if name == USUAL_DRAWING[key]
     ]
 
 

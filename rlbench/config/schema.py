@@ -916,6 +916,10 @@ class ScheduleConfig:
     values: dict[str, Any] = field(default_factory=dict)
 
 
+USUAL_DRAWING = {"sampler": SamplerConfig().name, "rollout": RolloutConfig().name, "schedule": ScheduleConfig().name}
+"""Names of the default choices, by section."""
+
+
 @dataclass
 class SafetyConfig:
     """When a collapsed RL training is stopped. A loss or gradient that is not finite always stops it.

@@ -233,7 +233,7 @@ def generate(
         walk = None if search.held is None else search.held.start(rows, model.device)
         asked = [ids[i] for i in rows]
         if beams > 1:
-            form = ListForm(reader.newlines_per_token, reader.units.list_length) if walk is None else None
+            form = ListForm(reader.newlines_per_token, reader.units.list_length)
             found = beam_search(model, asked, config, beams, walk, form)
         else:
             found = complete(model, asked, config, record=record, shared=shares(generation), walk=walk)

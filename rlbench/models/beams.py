@@ -28,7 +28,7 @@ class ListForm:
 
     Attributes:
         newlines: (V,) number of newlines in each token.
-        least: number of lines of the shortest list that EOS may end.
+        least: number of lines of the shortest list that EOS may end, unless a constraint decides it.
         most: number of lines after which a list is over without EOS; None if only EOS ends it.
     """
 
@@ -143,7 +143,7 @@ class _Search(Batch):
         logps = logits.double().log_softmax(1)
         totals = (self.scores.view(-1, 1) + logps).view(self.prompts, self.beams, -1)
         ended = totals[:, :, self.ends]
-        if self.form is not None:
+        if self.form is not None and self.walk is None:
             short = self.lines < self.form.least - 1  # the last line may end with EOS
             ended = ended.masked_fill(short.view(self.prompts, self.beams, 1), -math.inf)
         self._end(ended, logps[:, self.ends], step)

@@ -9,10 +9,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     """Set every dropout rate of a model to 0, in its modules and its config, and return it.
 
-    Importance ratios compare a completion's probabilities in an update with those of its rollout, which is drawn
-    without dropout. With it, the ratio of an unchanged policy is not 1.
+    An importance ratio compares a completion's probability in an update with its probability in the rollout. Rollouts
+    have no dropout. If the update had it, the ratio of an unchanged policy would not be 1.
 
-    Some modules use a rate that is their attribute (OPT, BLOOM, Llama), or that they read from the config (Falcon).
+    Some modules keep the rate as an attribute (OPT, BLOOM, Llama). Others read it from the config (Falcon).
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -5,13 +5,11 @@ from typing import Any
 
 from rlbench.base.errors import nearest
 from rlbench.config.options import Option, check_options, with_defaults
-from rlbench.config.schema import Config, PreferenceConfig, RolloutConfig, SamplerConfig, ScheduleConfig
+from rlbench.config.schema import USUAL_DRAWING, Config, PreferenceConfig
 from rlbench.preference.rounds import make_rounds
 from rlbench.teacher.endpoint import check_endpoint
 
 CHOSEN = ("sampled", "demonstration")
-USUAL = {"sampler": SamplerConfig().name, "rollout": RolloutConfig().name, "schedule": ScheduleConfig().name}
-"""Names of the choices that preference optimisation leaves as they are."""
 
 
 def check_preference(method: PreferenceConfig, config: Config) -> list[str]:
@@ -54,7 +52,7 @@ def check_drawing(config: Config) -> list[str]:
     """Choices of drawing that have no effect on preference optimisation, one sentence each."""
     return [
         f"{key} = {name} has no effect on algorithm={config.algorithm.name}, which draws its own lists and has no "
-        f"rollouts; use {key}={USUAL[key]}"
+        f"rollouts; use {key}={USUAL_DRAWING[key]}"
         for key, name in config.drawn.items()
     ]
 

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import json
+import os
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,11 @@ def check_endpoint(url: str, name: str = "--endpoint", key: str = "--key-env") -
     if any(word in parts.query.casefold() for word in ("key", "token", "secret")):
         return f"{name} must not contain a key; put it in an environment variable ({key})"
     return None
+
+
+def key_in(variable: str) -> str | None:
+    """The key in an environment variable; None if there is none."""
+    return os.environ.get(variable, "").strip() or None
 
 
 class Endpoint:

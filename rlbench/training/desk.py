@@ -111,7 +111,7 @@ class TrainerDesk:
             length, most = reader.units.list_length, trainer.collector.rollout.ranks
             if most is None and trainer.list_end is not None:
                 most = length
-            form = ListForm(reader.newlines_per_token, (most or length) if walk is None else 0, most)
+            form = ListForm(reader.newlines_per_token, most or length, most)
             config = trainer.generation_config
             found, tried = beam_groups(causal(model), trainer.prompt_ids(self.rows), config, size, size, walk, form)
         self.tokens += tried

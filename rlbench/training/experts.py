@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from rlbench.lists.items import line_of
 from rlbench.sampling.structures import all_options
 from rlbench.teacher.answers import AnswerCache, Body, NoAnswer, TeacherAnswer
 from rlbench.teacher.asking import AnswerReading, Asking, AskOutcome, AskSettings, Question, Reader
-from rlbench.teacher.endpoint import Endpoint
+from rlbench.teacher.endpoint import Endpoint, key_in
 from rlbench.teacher.pace import Pace
 
 log = logging.getLogger(__name__)
@@ -24,11 +23,13 @@ log = logging.getLogger(__name__)
 Advice = Callable[[dict[str, Any]], tuple[str, int] | None]
 """A prompt's row -> the expert's text and the tokens that were drawn for it; None if the expert does not answer."""
 SECONDS = 60.0
-"""Longest time for an answer."""
-RETRIES, BACKOFF = 3, 1.0
-"""Further tries of a request that failed, and the seconds before the first of them."""
+"""Time limit of a request."""
+RETRIES = 3
+"""Number of times that a failed request is sent again."""
+BACKOFF = 1.0
+"""Seconds before it is sent again for the first time."""
 FAILURES = 5
-"""Prompts in a row without an answer, after which the run ends."""
+"""Number of prompts in a row without an answer after which the run ends."""
 URL = "rollout.options.expert.url"
 ASKS_ANOTHER = "asks_another"
 """Column of a made prompt, for the desk only: whether an answer to the dataset's prompt is none to it."""
@@ -82,7 +83,7 @@ class AskedExpert:
     """
 
     def __init__(self, url: str, model: str, key_env: str, folder: Path):
-        self.url, self.model, self.key = url, model, os.environ.get(key_env, "").strip() or None
+        self.url, self.model, self.key = url, model, key_in(key_env)
         self.cache = AnswerCache(folder / "experts.sqlite", url)
         self.failures = 0
         """Prompts in a row without an answer."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import re
 import signal
 from collections.abc import Mapping, Sequence
@@ -15,14 +14,20 @@ from rlbench.base.progress import Progress
 from rlbench.data.record import Record
 from rlbench.teacher.answers import AnswerCache, TeacherAnswer
 from rlbench.teacher.asking import INTERRUPTED, AnswerReading, Asking, AskOutcome, AskSettings, Question
-from rlbench.teacher.endpoint import Endpoint
+from rlbench.teacher.endpoint import Endpoint, key_in
 from rlbench.teacher.local import LocalTeacher
 from rlbench.teacher.pace import Pace
 
 log = logging.getLogger(__name__)
 
-CONCURRENCY, SECONDS, LENGTH, RETRIES = 8, 120, 64, 6
-"""Open requests, seconds of each, tokens of an answer, and further tries of a request that failed."""
+CONCURRENCY = 8
+"""Number of requests that are open at the same time."""
+SECONDS = 120
+"""Time limit of a request."""
+LENGTH = 64
+"""Maximum number of tokens of an answer."""
+RETRIES = 6
+"""Number of times that a failed request is sent again."""
 KEY = "algorithm.options.feedback.key_env"
 SHOWN = 200
 """Most characters of an answer in a message."""
@@ -116,7 +121,7 @@ async def _orders(questions: Sequence[Question], options: Mapping[str, Any], pat
         source = LocalTeacher(options["local"], "transformers", device, CONCURRENCY)
         name = source.digest
     else:
-        key = os.environ.get(options["key_env"], "").strip() or None
+        key = key_in(options["key_env"])
         source = Endpoint(options["endpoint"], key, SECONDS, CONCURRENCY, key_setting=KEY)
         name, body["model"] = options["endpoint"].rstrip("/"), options["model"]
     cache = AnswerCache(path, name)

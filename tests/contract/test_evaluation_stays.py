@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlbench.runs.record import COMPLETIONS
-from tests.conftest import composed
+from tests.conftest import composed, slow
 from tests.contract.test_resume_of_state import train
 from tests.contract.test_sampling_runs import CHOICES, SEVERAL
 
@@ -34,9 +34,7 @@ def plain(mini, start, tmp_path_factory) -> tuple[list[Any], list[Any]]:
     return evaluations(tmp_path_factory.mktemp("plain"), [], start, mini)
 
 
-@pytest.mark.parametrize(
-    "choice", [pytest.param(one, marks=[] if one in FAST else [pytest.mark.slow]) for one in CHANGING]
-)
+@pytest.mark.parametrize("choice", [*FAST, *slow(*(one for one in CHANGING if one not in FAST))])
 def test_evaluation_stays(choice, plain, mini, start, tmp_path):
     metrics, lists = evaluations(tmp_path, CHANGING[choice], start, mini)
     assert metrics and lists and any(text for _, _, text in lists)

@@ -215,7 +215,7 @@ def test_modes_and_their_segments_are_in_the_batch(mini, start, tmp_path):
 
 @pytest.mark.parametrize(("words", "entries"), [([], 10), (["rollout.ranks=3"], 3)])
 def test_beam_groups_are_lists_of_all_entries(words, entries, mini, start, tmp_path):
-    """An untrained model ends lists after a few tokens, where it may."""
+    """An untrained model would end its lists after a few tokens if it were allowed to."""
     more = ["generation.max_new_tokens=120", "trainer.rl.updates=2"]
     trainer, found, _ = rollouts(config_of("rollout=beams", *words, *more), start, mini, tmp_path)
     newlines = trainer.scorer.reader.newlines_per_token

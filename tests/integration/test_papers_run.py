@@ -57,13 +57,13 @@ def test_a_command_reads_runs(folder: Path, arxiv: str, tmp_path: Path) -> None:
     runs = folder / "runs_of_two"
     if not runs.exists():
         # Sampled lists of an untrained model may all score 0, and then make no pair.
-        for algorithm in (
+        for words in (
             ["algorithm=grpo"],
             ["algorithm=rank_grpo"],
             ["algorithm=dpo", "algorithm.chosen=demonstration"],
         ):
             places = [f"runs_dir={runs}", f"cache_dir={folder / 'cache'}", "experiment_name=mini"]
-            run(composed(*DEBUG, "algorithm=" + algorithm[0], *algorithm[1:], *places))
+            run(composed(*DEBUG, *words, *places))
     shutil.copytree(runs, tmp_path / "runs")
     started = subprocess.run(
         [sys.executable, *_without_stars(COMMANDS[arxiv], tmp_path)],

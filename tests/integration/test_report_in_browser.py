@@ -343,7 +343,7 @@ def test_more_than_four_rows_are_named_at_their_ends_and_have_panels(browser: Br
 def test_constant_curves_and_equal_contexts(
     browser: Browser, tmp_path: Path, level: float, oracle: float, drawn: bool
 ) -> None:
-    """A reference inside the frame is drawn, one outside is named; labels of the axes are not cut."""
+    """References inside the frame are drawn, and those outside are named. Axis labels are not cut off."""
     names = ("ndcg@5", "ndcg@10", "recall@5", "recall@10", "in_catalog")
     scores = queries({name: [level] * 3 for name in names}, ["a", "b", "c"])
     values = {"ndcg@10": oracle, "recall@10": oracle}

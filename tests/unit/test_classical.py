@@ -31,6 +31,7 @@ from rlbench.runs.directory import DONE
 from tests.conftest import SMALL, composed
 
 CHOICES = {name: list(one.choices()) for name, one in BASELINES.items()}
+# An extra package, which users need for two baselines only. CI has no need of it.
 needs_implicit = pytest.mark.skipif(
     importlib.util.find_spec("implicit") is None, reason="pip install -r requirements-baselines.txt"
 )
